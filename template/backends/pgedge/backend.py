@@ -1,0 +1,32 @@
+"""pgEdge (PostgreSQL with Spock), as the application and its operations have to treat it.
+
+Each node is a PostgreSQL server of its own that takes writes. Locks, uniqueness and foreign keys hold on one node; what one
+node committed reaches the others a moment later. SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import re
+
+from sqlalchemy import Connection
+
+RETRYABLE = frozenset({"40001", "40P01"})
+"""serialization_failure, deadlock_detected: the transaction is rolled back and may simply run again."""
+
+AMBIGUOUS = frozenset({"40003", "08007"})
+"""statement_completion_unknown, transaction_resolution_unknown."""
+
+UNAVAILABLE = frozenset({"08000", "08001", "08003", "08004", "08006", "53300", "57P01", "57P02", "57P03", "25P03"})
+"""The connection is gone, or the node takes no more: connection exceptions, too_many_connections, shutdown, starting up."""
+
+READ_ONLY = frozenset({"25006"})
+"""read_only_sql_transaction."""
+
+LOGIN_REFUSED = re.compile(
+    r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
+)
+"""What a server says (in English) when the same login will fail again. libpq reports no SQLSTATE for it."""
+
+
+def is_aborted(connection: Connection) -> bool:
+    """Whether a statement failed in the current transaction, so that COMMIT would roll it back."""
+    driver_connection = connection.connection.driver_connection
+    return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"

@@ -1,0 +1,42 @@
+-- What a node has before it is linked: roles, extensions, its number, its name in the mesh.
+-- Runs on every node at each `up`, and changes only what is missing. psql is given node, number and dsn.
+
+-- A statement that fails is logged, and two of these hold a password.
+SET log_min_error_statement = 'panic';
+
+\set application_password `cat /run/secrets/app_password`
+\set replication_password `cat /run/secrets/replication_password`
+
+-- The application owns its database and nothing else. Links log in as `replication`.
+SELECT format('CREATE ROLE %I LOGIN %s', role, attributes)
+FROM (VALUES (:'DBNAME', ''), ('replication', 'REPLICATION')) AS wanted (role, attributes)
+WHERE role NOT IN (SELECT rolname FROM pg_roles)
+\gexec
+ALTER ROLE :"DBNAME" PASSWORD :'application_password';
+ALTER ROLE "replication" PASSWORD :'replication_password';
+ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";
+
+RESET log_min_error_statement;
+
+CREATE EXTENSION IF NOT EXISTS spock;
+CREATE EXTENSION IF NOT EXISTS snowflake;
+
+-- What a subscriber asks its provider. The functions that hold other links still while a link begins came with Spock 5.0.7.
+GRANT USAGE ON SCHEMA spock TO "replication";
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO "replication"', oid::regprocedure)
+FROM pg_proc
+WHERE pronamespace = 'spock'::regnamespace AND proname IN ('pause_apply_workers', 'resume_apply_workers')
+\gexec
+
+-- Which part of every key made here names this node.
+ALTER SYSTEM SET snowflake.node = :number;
+
+-- Since PostgreSQL 18.6 (17.11, 16.15) a server decodes only with the libraries named here. Older ones do not know the setting.
+SELECT format('ALTER SYSTEM SET output_plugin_libraries = %s, spock_output', current_setting('output_plugin_libraries'))
+FROM pg_settings
+WHERE name = 'output_plugin_libraries' AND setting NOT LIKE '%spock_output%'
+\gexec
+SELECT pg_reload_conf();
+
+SELECT spock.node_create(:'node', :'dsn')
+WHERE :'node' NOT IN (SELECT node_name FROM spock.node);

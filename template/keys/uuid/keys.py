@@ -1,0 +1,47 @@
+"""Primary keys that the application makes itself: UUID version 7, ordered by time, unique without asking anyone.
+
+Known before the INSERT, so a parent and its children are written without a round trip in between.
+"""
+
+import os
+import time
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Connection, Uuid
+from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+
+Key: TypeAlias = UUID
+"""What a primary key is in Python."""
+
+
+def uuid7() -> UUID:
+    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 of the fraction below (section 6.2, method 3), 62 random."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    random = int.from_bytes(os.urandom(8)) >> 2
+    return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random)
+
+
+def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
+    """A column filled with version 7 UUIDs. Use it where `Keyed` does not fit, as in a composite key."""
+    return mapped_column(Uuid, default=uuid7, primary_key=primary_key)
+
+
+class Keyed:
+    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """The primary key."""
+        return key_column()
+
+
+def claim_node(connection: Connection, number: int) -> None:
+    """Nothing to do: no node takes part in making a key."""
+
+
+def misplaced(connection: Connection, number: int) -> list[str]:
+    """The sequences that could hand out another node's keys: there are no sequences."""
+    return []

@@ -1,0 +1,64 @@
+"""What can go wrong between the application and its database.
+
+    DatabaseError
+    ├── NoNodes              nothing to connect to
+    ├── NodeUnavailable      no node that may do this work answers
+    ├── WrongNode            the node is a replica, or no such node exists
+    ├── RetriesExhausted     every attempt failed for a passing reason
+    ├── AmbiguousCommit      the answer to COMMIT was lost: it may have happened
+    └── MisuseError          the call itself is wrong, whatever the database does
+
+Every other error (a broken constraint, a typing mistake in SQL) reaches the caller as SQLAlchemy raised it.
+"""
+
+from collections.abc import Sequence
+
+
+class DatabaseError(Exception):
+    """Base of this module; carries where and after how many attempts it happened."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        node: str | None = None,
+        sqlstate: str | None = None,
+        failures: Sequence[BaseException] = (),
+    ) -> None:
+        super().__init__(message)
+        self.node = node
+        self.sqlstate = sqlstate
+        self.failures = tuple(failures)
+
+    @property
+    def attempts(self) -> int:
+        """How often the unit of work was tried, this failure included."""
+        return max(1, len(self.failures))
+
+
+class NoNodes(DatabaseError):
+    """No node is configured."""
+
+
+class NodeUnavailable(DatabaseError):
+    """No node that may do this work can be reached."""
+
+
+class WrongNode(DatabaseError):
+    """The chosen node cannot do this work: it refuses writes, or it does not exist."""
+
+
+class RetriesExhausted(DatabaseError):
+    """Every attempt failed for a reason that may pass; `failures` has them all, oldest first."""
+
+
+class AmbiguousCommit(DatabaseError):
+    """The connection broke while COMMIT was on its way: the transaction may or may not have happened.
+
+    Running it again could do it twice. Ask first (an idempotency key), or declare the unit of work idempotent with
+    `db.options(idempotent=True)`.
+    """
+
+
+class MisuseError(DatabaseError):
+    """The library was called in a way that cannot work; the message names the right way."""

@@ -1,0 +1,305 @@
+"""A cluster of PostgreSQL servers from a Python wheel: no Docker, no root, from nothing in under a second.
+
+All state lies under the cluster's folder; a lock there keeps two commands from changing the cluster at once and is freed by
+the kernel however they end. For throw-away data: the servers do not wait for the disk.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from ...settings import URL_SCHEME
+from . import HOME, Cluster, ClusterError, NodeStatus, write_private
+from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node
+from .programs import can_reach, find_programs, publish, server_user
+from .server import Server
+from .wiring import node_settings, prepare, wire
+
+SUPERUSER = "postgres"
+SPARE_PORTS = range(55001, 55901)
+"""Where to look when a node's own port is taken. Arbitrary; below the range from which systems pick at random."""
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": 100,
+    "shared_buffers": "32MB",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "jit": "off",
+    "max_wal_size": "256MB",
+    "min_wal_size": "32MB",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+}
+"""Of every embedded server: throw-away durability, small, on loopback only."""
+
+
+@dataclass
+class _State:
+    programs: str
+    superuser_password: str
+    application_password: str
+    ports: dict[str, int] = field(default_factory=dict)
+    wired: bool = False
+
+
+class Embedded(Cluster):
+    """The nodes as processes of this machine."""
+
+    kind = "embedded"
+    announcement = ANNOUNCEMENT
+
+    def __init__(self, home: Path = HOME) -> None:
+        self.home = home.resolve()
+        self._user = server_user()
+
+    def up(self) -> None:
+        """Start what is not running; the first time create it."""
+        with self._locked():
+            state = self._load() or self._create()
+            self._start(state, [node for node in NODES if not self._server(state, node).is_ready()])
+            if not state.wired:
+                wire(self._links(state))
+                state.wired = True
+                self._save(state)
+
+    def down(self) -> None:
+        """Stop all nodes and keep their data."""
+        with self._locked():
+            if state := self._load():
+                self._stop(state, NODES, signal.SIGINT)
+
+    def destroy(self) -> None:
+        """Stop all nodes and delete their data."""
+        if not self.home.exists():
+            return
+        with self._locked():
+            if state := self._load():
+                self._stop(state, NODES, signal.SIGQUIT)
+            shutil.rmtree(self._data, ignore_errors=True)
+            for name in ("state.json", "env", "kind"):
+                (self.home / name).unlink(missing_ok=True)
+
+    def status(self) -> list[NodeStatus]:
+        """Every node and whether it answers."""
+        state = self._load()
+        return [
+            NodeStatus(
+                node.name,
+                node.role,
+                state.ports.get(node.name, node.port) if state else node.port,
+                "up" if state and self._server(state, node).is_ready() else "down",
+            )
+            for node in NODES
+        ]
+
+    def stop_node(self, name: str, *, kill: bool = False) -> None:
+        """Stop one node; with `kill` as a power cut would."""
+        with self._locked():
+            self._stop(self._existing(), [_node(name)], signal.SIGKILL if kill else signal.SIGINT)
+
+    def start_node(self, name: str) -> None:
+        """Start one node again."""
+        with self._locked():
+            state = self._existing()
+            node = _node(name)
+            if not self._server(state, node).is_ready():
+                self._start(state, [node])
+
+    def urls(self) -> dict[str, URL]:
+        """The URLs for the application's role."""
+        state = self._existing()
+        return self._urls(state, DATABASE, state.application_password)
+
+    def admin_urls(self) -> dict[str, URL]:
+        """The URLs for the superuser."""
+        state = self._existing()
+        return self._urls(state, SUPERUSER, state.superuser_password)
+
+    def _urls(self, state: _State, username: str, password: str) -> dict[str, URL]:
+        return {
+            node.name: URL.create(URL_SCHEME, username, password, "127.0.0.1", state.ports[node.name], DATABASE)
+            for node in NODES
+        }
+
+    @cached_property
+    def _data(self) -> Path:
+        """The folder of the data directories: ours, or one that the servers' user can reach when we are root."""
+        if self._user is None:
+            return self.home / "data"
+        run_dir = Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108 - 0700 below, and /tmp may not outlive a reboot
+        return run_dir / f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.home / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _load(self) -> _State | None:
+        try:
+            return _State(**json.loads((self.home / "state.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise ClusterError(
+                f"{self.home / 'state.json'} is not readable as the state of a cluster. Remove {self.home} and start again."
+            ) from None
+
+    def _save(self, state: _State) -> None:
+        write_private(self.home / "state.json", json.dumps(asdict(state), indent=2))
+
+    def _existing(self) -> _State:
+        if state := self._load():
+            return state
+        raise ClusterError(f"There is no cluster in {self.home}. Start one with `up`.")
+
+    def _server(self, state: _State, node: Node) -> Server:
+        return Server(
+            programs=Path(state.programs),
+            data=self._data / node.name,
+            log=self._data / f"{node.name}.log",
+            user=self._user,
+            environment={
+                "PATH": "/usr/bin:/bin",
+                "LC_ALL": "C",
+                "TZ": "UTC",
+                "HOME": str(self._data),
+                # The nodes find each other by service name, so ports and passwords may change behind the links.
+                "PGSERVICEFILE": str(self._data / "service.conf"),
+            },
+        )
+
+    def _create(self) -> _State:
+        """Initialize the first node, give it what every node has, and clone it."""
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = _State(str(self._programs()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
+        first, *others = NODES
+        server = self._server(state, first)
+        server.give(self._data)
+        server.initialize(superuser=SUPERUSER, password=state.superuser_password)
+        self._start(state, [first])
+        with psycopg.connect(self._dsn(state, first, "postgres"), autocommit=True) as connection:
+            role = sql.Identifier(DATABASE)
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(state.application_password))
+            )
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+        with psycopg.connect(self._dsn(state, first), autocommit=True) as connection:
+            prepare(connection)
+        self._stop(state, [first], signal.SIGINT)
+        with ThreadPoolExecutor(len(others)) as threads:
+            list(threads.map(server.copy_to, [self._server(state, node) for node in others]))
+        return state
+
+    def _programs(self) -> Path:
+        programs = find_programs()
+        if self._user is None or can_reach(self._user, programs / "postgres"):
+            return programs
+        cache = self._data.with_name("embedded-postgres")
+        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return publish(programs, cache)
+
+    def _start(self, state: _State, nodes: Sequence[Node]) -> None:
+        """Start `nodes`, moving to other ports when theirs are taken."""
+        if not Path(state.programs, "postgres").exists():
+            state.programs = str(self._programs())
+        for _ in range(5):
+            if not nodes:
+                return
+            _choose_ports(state, nodes)
+            self._write_services(state)
+            self._save(state)
+            for node in nodes:
+                self._server(state, node).configure(
+                    SETTINGS | node_settings(node) | {"port": state.ports[node.name], "cluster_name": node.name}
+                )
+            started = [(node, self._server(state, node), self._server(state, node).spawn()) for node in nodes]
+            nodes = [node for node, server, process in started if not server.wait_until_ready(process)]
+            if nodes:
+                time.sleep(0.3)
+        logs = ", ".join(str(self._server(state, node).log) for node in nodes)
+        raise ClusterError(f"{', '.join(node.name for node in nodes)} did not start; the reason is in {logs}")
+
+    def _stop(self, state: _State, nodes: Sequence[Node], number: signal.Signals) -> None:
+        servers = [self._server(state, node) for node in nodes]
+        signalled = [(server, server.signal(number)) for server in servers]
+        for server, pid in signalled:
+            if pid is not None:
+                server.wait_until_gone(pid)
+
+    def _write_services(self, state: _State) -> None:
+        path = self._data / "service.conf"
+        write_private(
+            path,
+            "".join(
+                f"[{name}]\nhost=127.0.0.1\nport={port}\ndbname={DATABASE}\n"
+                f"user={SUPERUSER}\npassword={state.superuser_password}\n\n"
+                for name, port in state.ports.items()
+            ),
+        )
+        self._server(state, NODES[0]).give(path)
+
+    def _dsn(self, state: _State, node: Node, database: str = DATABASE) -> str:
+        return psycopg.conninfo.make_conninfo(
+            host="127.0.0.1",
+            port=state.ports[node.name],
+            dbname=database,
+            user=SUPERUSER,
+            password=state.superuser_password,
+            connect_timeout=5,
+        )
+
+    def _links(self, state: _State) -> dict[str, str]:
+        return {node.name: self._dsn(state, node) for node in NODES}
+
+
+def _node(name: str) -> Node:
+    for node in NODES:
+        if node.name == name:
+            return node
+    raise ClusterError(f"There is no node {name!r}: the nodes are {', '.join(node.name for node in NODES)}.")
+
+
+def _choose_ports(state: _State, nodes: Sequence[Node]) -> None:
+    """Keep each node's port while it is free, else take a spare one."""
+    taken = {port for name, port in state.ports.items() if name not in {node.name for node in nodes}}
+    for node in nodes:
+        for port in (state.ports.get(node.name, node.port), node.port, *SPARE_PORTS):
+            if port not in taken and _is_free(port):
+                state.ports[node.name] = port
+                taken.add(port)
+                break
+        else:
+            raise ClusterError(
+                f"No free port for {node.name}: {node.port} and {SPARE_PORTS[0]}-{SPARE_PORTS[-1]} are all taken on 127.0.0.1."
+            )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections of an earlier server that linger in TIME_WAIT do not keep PostgreSQL from the port either.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,205 @@
+"""One PostgreSQL server as a plain process that outlives the command that started it."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import ClusterError
+
+STOP_TIMEOUT = 20.0
+"""Seconds a server gets to shut down; a fast shutdown of an idle one takes 0.03."""
+
+READY_TIMEOUT = 30.0
+"""Seconds a server gets to accept connections; crash recovery of a small one takes 0.1."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server with its data directory. It keeps no state of its own: `postmaster.pid` in the data directory is the truth."""
+
+    programs: Path
+    data: Path
+    log: Path
+    user: pwd.struct_passwd | None
+    environment: Mapping[str, str]
+
+    def initialize(self, *, superuser: str, password: str) -> None:
+        """Create the data directory."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        password_file = self.data.with_suffix(".password")
+        descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(password)
+        self.give(password_file)
+        try:
+            self._tool(
+                "initdb",
+                *("--pgdata", str(self.data), "--username", superuser, "--pwfile", str(password_file)),
+                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-sync", "--no-instructions"),
+                # Small segments keep a fresh data directory at 30 MB.
+                *("--locale", "C", "--wal-segsize", "1"),
+            )
+        finally:
+            password_file.unlink()
+
+    def copy_to(self, other: "Server") -> None:
+        """Clone the stopped data directory."""
+        shutil.rmtree(other.data, ignore_errors=True)
+        subprocess.run(["cp", "-a", str(self.data), str(other.data)], check=True)
+
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Write the settings that the server reads at its next start."""
+        lines = (f"{name} = '{str(value).replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
+        file = self.data / "postgresql.auto.conf"
+        file.write_text("".join(lines))
+        self.give(file)
+
+    def spawn(self) -> "subprocess.Popen[bytes]":
+        """Start the server without waiting for it."""
+        self._forget_zombie()
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [self.programs / "postgres", "-D", str(self.data)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(self.environment),
+                cwd="/",
+                start_new_session=True,
+                user=self.user.pw_uid if self.user else None,
+                group=self.user.pw_gid if self.user else None,
+                extra_groups=[] if self.user else None,
+            )
+
+    def wait_until_ready(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Wait for a spawned server; False if it ended instead, as it does when its port was taken meanwhile.
+
+        Raises:
+            ClusterError: it neither accepts connections nor ends.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                return False
+            lines = self._pid_file()
+            # The eighth line is written when the server accepts connections (src/include/utils/pidfile.h).
+            if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
+                return True
+            time.sleep(0.005)
+        raise ClusterError(f"PostgreSQL in {self.data} is not ready after {READY_TIMEOUT:.0f} s; its log is {self.log}")
+
+    def pid(self) -> int | None:
+        """The process id of the running server, or None."""
+        with suppress(ValueError, IndexError):
+            pid = int(self._pid_file()[0])
+            if _is_running(pid) and self._is_ours(pid):
+                return pid
+        return None
+
+    def is_ready(self) -> bool:
+        """Whether the server runs and accepts connections."""
+        lines = self._pid_file()
+        return self.pid() is not None and len(lines) > 7 and lines[7].strip() == "ready"
+
+    def signal(self, number: signal.Signals) -> int | None:
+        """Send a signal to the server: SIGINT is a fast shutdown, SIGQUIT an immediate one."""
+        pid = self.pid()
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return pid
+
+    def wait_until_gone(self, pid: int) -> None:
+        """Wait for the process that `signal` named.
+
+        Raises:
+            ClusterError: it is still there.
+        """
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while _is_running(pid) and self._pid_file():
+            if time.monotonic() > deadline:
+                raise ClusterError(f"PostgreSQL (process {pid}) does not stop; its log is {self.log}")
+            time.sleep(0.005)
+
+    def give(self, path: Path) -> None:
+        """Hand a file to the user the server runs as."""
+        if self.user is not None:
+            os.chown(path, self.user.pw_uid, self.user.pw_gid)
+
+    def _pid_file(self) -> Sequence[str]:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return ()
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether the process is a server on our data directory, not a stranger who inherited its number."""
+        if not Path("/proc/self").exists():
+            return True
+        with suppress(OSError):
+            return str(self.data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+    def _forget_zombie(self) -> None:
+        """Remove the pid file of a killed server whose parent has not collected it, and perhaps never will.
+
+        PostgreSQL takes such a zombie for a running server and refuses to start. Its children work in the data directory, so
+        the file may go only when none of them is left.
+        """
+        with suppress(ValueError, IndexError, OSError):
+            pid = int(self._pid_file()[0])
+            deadline = time.monotonic() + STOP_TIMEOUT
+            while _is_zombie(pid) and time.monotonic() < deadline:
+                if not any(_works_in(process, self.data) for process in Path("/proc").glob("[0-9]*")):
+                    (self.data / "postmaster.pid").unlink()
+                    return
+                time.sleep(0.02)
+
+    def _tool(self, name: str, *arguments: str) -> None:
+        result = subprocess.run(
+            [str(self.programs / name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=dict(self.environment),
+            cwd="/",
+            check=False,
+            user=self.user.pw_uid if self.user else None,
+            group=self.user.pw_gid if self.user else None,
+            extra_groups=[] if self.user else None,
+        )
+        if result.returncode:
+            raise ClusterError(f"{name} failed: {result.stdout.strip()}")
+
+
+def _is_running(pid: int) -> bool:
+    # A server that this very process started stays a zombie until it is waited for.
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def _works_in(process: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        return (process / "cwd").readlink() == folder
+    return False

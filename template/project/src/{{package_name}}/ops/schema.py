@@ -1,0 +1,94 @@
+"""What a node's schema is, as a catalogue of definitions that can be compared with another node's."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, text
+
+from .topology import SYSTEM_SCHEMAS
+
+SCRATCH_PREFIX = "_verify_"
+"""Schemas that `verify` makes and drops; they belong to no migration."""
+
+
+def read_schema(connection: Connection) -> dict[str, str]:
+    """Every object of the application by name, with its definition; not what software of the cluster brought along."""
+    return {
+        name: definition
+        for schema, name, definition in connection.execute(text(_OBJECTS))
+        if schema not in SYSTEM_SCHEMAS and not schema.startswith(SCRATCH_PREFIX)
+    }
+
+
+def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Where the nodes disagree, a line for each object, naming the nodes; empty if they agree."""
+    found = []
+    for name in sorted({name for schema in schemas.values() for name in schema}):
+        lacking = [node for node, schema in schemas.items() if name not in schema]
+        definitions = {schema[name] for schema in schemas.values() if name in schema}
+        if lacking:
+            having = [node for node in schemas if node not in lacking]
+            found.append(f"{name} is missing on {', '.join(lacking)} and exists on {', '.join(having)}")
+        elif len(definitions) > 1:
+            found.append(
+                f"{name} differs: " + "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
+            )
+    return found
+
+
+# Objects of extensions are left out by pg_depend ("e"), internal ones by their schema.
+_OBJECTS = """
+    WITH own AS (
+        SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    ), extension AS (
+        SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+    )
+    SELECT own.nspname::text,
+           'table ' || c.oid::regclass,
+           c.relkind::text || c.relpersistence::text
+    FROM pg_class AS c JOIN own ON own.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f') AND (1259, c.oid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text,
+           'column ' || c.oid::regclass || '.' || quote_ident(a.attname),
+           format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+               || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '') || a.attidentity::text || a.attgenerated::text
+    FROM pg_attribute AS a
+    JOIN pg_class AS c ON c.oid = a.attrelid JOIN own ON own.oid = c.relnamespace
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f')
+      AND (1259, c.oid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text,
+           'constraint ' || quote_ident(k.conname) || ' on ' || k.conrelid::regclass,
+           pg_get_constraintdef(k.oid)
+    FROM pg_constraint AS k JOIN own ON own.oid = k.connamespace
+    WHERE k.conrelid <> 0 AND k.contype <> 'n'
+      AND (1259, k.conrelid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text, 'index ' || i.indexrelid::regclass,
+           pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid THEN '' ELSE ' (invalid)' END
+    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid JOIN own ON own.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm') AND (1259, c.oid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text, 'sequence ' || s.seqrelid::regclass,
+           format_type(s.seqtypid, NULL) || ' start ' || s.seqstart || ' increment ' || s.seqincrement
+    FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid JOIN own ON own.oid = c.relnamespace
+    WHERE (1259, s.seqrelid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text, 'view ' || c.oid::regclass, md5(pg_get_viewdef(c.oid))
+    FROM pg_class AS c JOIN own ON own.oid = c.relnamespace
+    WHERE c.relkind IN ('v', 'm') AND (1259, c.oid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text, 'function ' || p.oid::regprocedure, md5(pg_get_functiondef(p.oid))
+    FROM pg_proc AS p JOIN own ON own.oid = p.pronamespace
+    WHERE p.prokind IN ('f', 'p') AND (1255, p.oid) NOT IN (SELECT classid, objid FROM extension)
+  UNION ALL
+    SELECT own.nspname::text, 'trigger ' || quote_ident(g.tgname) || ' on ' || g.tgrelid::regclass, pg_get_triggerdef(g.oid)
+    FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid JOIN own ON own.oid = c.relnamespace
+    WHERE NOT g.tgisinternal
+  UNION ALL
+    SELECT own.nspname::text, 'enum ' || t.oid::regtype,
+           (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum AS e WHERE e.enumtypid = t.oid)
+    FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
+    WHERE t.typtype = 'e'
+"""

@@ -1,0 +1,318 @@
+"""The checks that every cluster must pass, whatever it is made of."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import ClassVar, TypeVar
+
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from ...db import Key, UnitOfWork, keys
+from ..connections import Unreachable, connect, connect_all
+from ..migrate import load_config, version_of
+from ..schema import differences, read_schema
+from ..topology import fence, links, node_number
+from .check import Check, Finding, Status, Subject
+from .scratch import Account, Entry, Marker
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+class EveryNodeAnswers(Check):
+    """Every node takes connections, as the application and as the operations.
+
+    Start the node that does not, or correct its URL: `status` shows a local cluster.
+    """
+
+    limit: ClassVar[float] = 8.0
+
+    def run(self, subject: Subject) -> Finding:
+        """Connect to each node and ask for one row."""
+        times: dict[str, float] = {}
+
+        def ask(node: str) -> str | None:
+            for url in (subject.urls[node], subject.admin_urls[node]):
+                started = time.monotonic()
+                try:
+                    with connect(url, node=node, statement_timeout=3) as connection:
+                        connection.execute(text("SELECT 1"))
+                except (Unreachable, DBAPIError) as error:
+                    return str(error).partition("\n")[0]
+                times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
+            return None
+
+        failures = [failure for failure in _in_parallel(ask, subject.urls) if failure]
+        if failures:
+            return Finding(Status.FAIL, "; ".join(failures), {"connect_ms": times})
+        return Finding(Status.PASS, f"{len(times)} nodes, slowest {max(times.values()):.0f} ms", {"connect_ms": times})
+
+
+class SchemaIsTheSame(Check):
+    """Every node is at the newest revision and has the same schema.
+
+    Run `migrate`; an object that somebody made or dropped by hand on one node has to be mended there by hand.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
+
+    def run(self, subject: Subject) -> Finding:
+        """Compare catalogues and revisions."""
+        from alembic.script import ScriptDirectory
+
+        head = ScriptDirectory.from_config(load_config(subject.project)).get_current_head()
+        with connect_all(subject.admin_urls) as connections:
+            schemas = {node: read_schema(connection) for node, connection in connections.items()}
+            versions = {node: version_of(connection) for node, connection in connections.items()}
+        found = differences(schemas)
+        behind = [
+            f"{node} is at {version or 'no revision'}, not {head}"
+            for node, version in versions.items()
+            if version != head
+        ]
+        evidence = {
+            "head": head,
+            "revisions": versions,
+            "objects": {node: len(schema) for node, schema in schemas.items()},
+        }
+        if found or behind:
+            return Finding(Status.FAIL, "; ".join([*behind, *found][:4]), evidence | {"differences": found})
+        return Finding(Status.PASS, f"revision {head}, {len(next(iter(schemas.values())))} objects alike", evidence)
+
+
+class RowsReachEveryNode(Check):
+    """A row committed on any node is read on every other.
+
+    `status` and the servers' logs show why a link does not replicate.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
+    limit: ClassVar[float] = 20.0
+
+    SAMPLES: ClassVar[int] = 20
+    TIMEOUT: ClassVar[float] = 5.0
+
+    def run(self, subject: Subject) -> Finding:
+        """Write markers on each node in turn and wait for them on the others."""
+        database = subject.scratch.database
+        lags: dict[str, list[float]] = {}
+        lost: set[tuple[str, str]] = set()
+        with connect_all(subject.admin_urls) as connections:
+            views = _in_scratch(subject, connections)
+            for origin in connections:
+                for _ in range(self.SAMPLES):
+                    key = database.options(node=origin).run(_mark, origin)
+                    committed = time.monotonic()
+                    waiting = {peer for peer in connections if peer != origin and (origin, peer) not in lost}
+                    while waiting:
+                        for peer in sorted(waiting):
+                            if views[peer].scalar(select(Marker.id).where(Marker.id == key)) is not None:
+                                lags.setdefault(f"{origin}→{peer}", []).append(time.monotonic() - committed)
+                                waiting.discard(peer)
+                        if time.monotonic() - committed > self.TIMEOUT:
+                            lost |= {(origin, peer) for peer in waiting}
+                            break
+                        time.sleep(0.0005)
+            states = {(link.origin, link.receiver): link.state for link in links(connections)} if lost else {}
+        evidence = {
+            "lag_ms": {
+                pair: {"p50": round(1000 * median(values), 2), "max": round(1000 * max(values), 2)}
+                for pair, values in lags.items()
+            }
+        }
+        if lost:
+            missing = ", ".join(
+                f"{origin}→{peer} ({states.get((origin, peer), 'unknown')})" for origin, peer in sorted(lost)
+            )
+            return Finding(Status.FAIL, f"not replicated within {self.TIMEOUT:.0f} s: {missing}", evidence)
+        every = [lag for values in lags.values() for lag in values]
+        return Finding(
+            Status.PASS,
+            f"{len(lags)} directions, lag p50 {1000 * median(every):.1f} ms, max {1000 * max(every):.1f} ms",
+            evidence,
+        )
+
+
+class KeysNeverCollide(Check):
+    """Concurrent writers on all nodes never get the same key.
+
+    Give every node a number of its own, then run `migrate`.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers", "RowsReachEveryNode")
+    limit: ClassVar[float] = 20.0
+
+    WRITERS_PER_NODE: ClassVar[int] = 2
+    UNITS: ClassVar[int] = 10
+    ROWS: ClassVar[int] = 20
+
+    def run(self, subject: Subject) -> Finding:
+        """Insert on all nodes at once, then compare what was handed out with what every node has."""
+        with connect_all(subject.admin_urls) as connections:
+            misplaced = [
+                f"{node}: {sequence} does not hand out the numbers of its node"
+                for node, connection in connections.items()
+                for sequence in keys.misplaced(connection, node_number(connection))
+            ]
+            if misplaced:
+                return Finding(Status.FAIL, "; ".join(misplaced))
+            database = subject.scratch.database
+
+            def write(node: str) -> list[Key]:
+                return [
+                    key
+                    for _ in range(self.UNITS)
+                    for key in database.options(node=node).run(_mark_many, node, self.ROWS)
+                ]
+
+            handed_out = [
+                key for some in _in_parallel(write, list(subject.urls) * self.WRITERS_PER_NODE) for key in some
+            ]
+            twice = [key for key, count in Counter(handed_out).items() if count > 1]
+            if twice:
+                return Finding(
+                    Status.FAIL, f"{len(twice)} of {len(handed_out)} keys were handed out twice, such as {twice[0]}"
+                )
+            fence(connections)
+            for node, view in _in_scratch(subject, connections).items():
+                missing = len(set(handed_out) - set(view.scalars(select(Marker.id))))
+                if missing:
+                    return Finding(Status.FAIL, f"{missing} of {len(handed_out)} acknowledged rows are not on {node}")
+        writers = self.WRITERS_PER_NODE * len(subject.urls)
+        return Finding(Status.PASS, f"{len(handed_out)} keys from {writers} writers, all different, all everywhere")
+
+
+class LedgerStaysBalanced(Check):
+    """Money is neither made nor lost while all nodes transfer it at once.
+
+    Look at what `run` retried and at conflicts between nodes.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers", "RowsReachEveryNode")
+    limit: ClassVar[float] = 30.0
+
+    ACCOUNTS: ClassVar[int] = 4
+    WRITERS_PER_NODE: ClassVar[int] = 3
+    TRANSFERS: ClassVar[int] = 15
+
+    def run(self, subject: Subject) -> Finding:
+        """Transfer on all nodes at once while the total is watched, then compare the nodes, then show that a loss is seen."""
+        database = subject.scratch.database
+        with connect_all(subject.admin_urls) as connections:
+            views = _in_scratch(subject, connections)
+            accounts = database.run(_open_accounts, self.ACCOUNTS)
+            fence(connections)
+            calls = Counter[str]()
+
+            def write(writer: tuple[int, str]) -> int:
+                rng = subject.random("ledger", writer)
+
+                def transfer(unit: UnitOfWork) -> None:
+                    calls["attempts"] += 1
+                    source, target = rng.sample(accounts, 2)
+                    # The balance that is read decides what is written: the race that SERIALIZABLE refuses to lose silently.
+                    balance = unit.scalar(
+                        select(func.coalesce(func.sum(Entry.amount), 0)).where(Entry.account_id == source)
+                    )
+                    amount = 1 + abs(int(balance or 0)) % 10
+                    unit.add_all([Entry(account_id=source, amount=-amount), Entry(account_id=target, amount=amount)])
+
+                options = database.options(node=writer[1], isolation="SERIALIZABLE")
+                for _ in range(self.TRANSFERS):
+                    options.run(transfer)
+                return self.TRANSFERS
+
+            writers = [(number, node) for number in range(self.WRITERS_PER_NODE) for node in subject.urls]
+            stop = threading.Event()
+            with ThreadPoolExecutor(1) as observer:
+                watched = observer.submit(_watch_totals, subject, stop)
+                try:
+                    committed = sum(_in_parallel(write, writers))
+                finally:
+                    stop.set()
+                looks, wrong = watched.result()
+            fence(connections)
+            totals = {node: view.scalar(_TOTAL) for node, view in views.items()}
+            counts = {node: view.scalar(select(func.count()).select_from(Entry)) for node, view in views.items()}
+            database.run(_lose_money, accounts[0])
+            fence(connections)
+            blind = [node for node, view in views.items() if view.scalar(_TOTAL) == 0]
+        retries = calls["attempts"] - committed
+        evidence = {"committed": committed, "retries": retries, "looks": looks, "totals": totals, "entries": counts}
+        if wrong or any(totals.values()):
+            return Finding(Status.FAIL, f"the total was not zero: {wrong or totals}", evidence)
+        if set(counts.values()) != {2 * committed}:
+            return Finding(
+                Status.FAIL, f"{committed} transfers were acknowledged, but the nodes have {counts} entries", evidence
+            )
+        if blind:
+            return Finding(
+                Status.FAIL,
+                f"a loss made on purpose was not seen on {', '.join(blind)}: this check proves nothing",
+                evidence,
+            )
+        if not retries:
+            return Finding(Status.WARN, f"{committed} transfers, total zero, but none was contended", evidence)
+        return Finding(Status.PASS, f"{committed} transfers, {retries} retried, total zero in {looks} looks", evidence)
+
+
+_TOTAL = select(func.coalesce(func.sum(Entry.amount), 0))
+
+
+def _in_scratch(subject: Subject, connections: dict[str, Connection]) -> dict[str, Connection]:
+    options = {"schema_translate_map": {None: subject.scratch.schema}}
+    return {node: connection.execution_options(**options) for node, connection in connections.items()}
+
+
+def _in_parallel(work: Callable[[T], Result], items: Iterable[T]) -> list[Result]:
+    """A thread for each item, so that all nodes are busy at once."""
+    every = list(items)
+    with ThreadPoolExecutor(len(every)) as threads:
+        return list(threads.map(work, every))
+
+
+def _mark(unit: UnitOfWork, origin: str) -> Key:
+    marker = Marker(origin=origin)
+    unit.add(marker)
+    unit.flush()
+    return marker.id
+
+
+def _mark_many(unit: UnitOfWork, origin: str, count: int) -> list[Key]:
+    markers = [Marker(origin=origin) for _ in range(count)]
+    unit.add_all(markers)
+    unit.flush()
+    return [marker.id for marker in markers]
+
+
+def _open_accounts(unit: UnitOfWork, count: int) -> Sequence[Key]:
+    accounts = [Account(owner=f"owner {number}") for number in range(count)]
+    unit.add_all(accounts)
+    unit.flush()
+    return [account.id for account in accounts]
+
+
+def _lose_money(unit: UnitOfWork, account: Key) -> None:
+    unit.add(Entry(account_id=account, amount=-1))
+
+
+def _watch_totals(subject: Subject, stop: threading.Event) -> tuple[int, list[str]]:
+    """Look at the total on each node in turn until told to stop: how often, and what was wrong."""
+    looks, wrong = 0, []
+    with connect_all(subject.admin_urls) as connections:
+        views = _in_scratch(subject, connections)
+        while True:
+            for node, view in views.items():
+                total = view.scalar(_TOTAL)
+                looks += 1
+                if total:
+                    wrong.append(f"{total} on {node}")
+            if stop.wait(0.01):
+                return looks, wrong[:5]
+
+
+GENERAL = (SchemaIsTheSame, RowsReachEveryNode, KeysNeverCollide, LedgerStaysBalanced)

@@ -1,0 +1,111 @@
+"""Puts the questions in order, holds each to its time limit, and collects the answers."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from .backend_checks import CHECKS
+from .check import Check, Finding, Status, Subject
+from .checks import GENERAL, EveryNodeAnswers
+
+ALL: tuple[type[Check], ...] = (EveryNodeAnswers, *CHECKS, *GENERAL)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A check with its finding and how long it took, in seconds."""
+
+    check: type[Check]
+    finding: Finding
+    duration: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All answers of one run."""
+
+    answers: Sequence[Answer]
+    seed: int
+    started: datetime
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed."""
+        return not any(answer.finding.status is Status.FAIL for answer in self.answers)
+
+
+def verify(
+    urls: Mapping[str, URL],
+    admin_urls: Mapping[str, URL],
+    *,
+    project: Path = Path(),
+    seed: int,
+    checks: Sequence[type[Check]] = ALL,
+    on_start: Callable[[type[Check]], None] = lambda check: None,
+) -> Report:
+    """Run `checks` in order; one whose requirement failed is skipped."""
+    subject = Subject(urls, admin_urls, project, seed)
+    started = datetime.now(UTC)
+    answers: list[Answer] = []
+    try:
+        for check in checks:
+            on_start(check)
+            answers.append(_answer(check, subject, answers))
+    finally:
+        problem = _within(subject.drop_scratch, 15.0)
+    if problem is not None:
+        answers.append(Answer(LeavesNothingBehind, Finding(Status.FAIL, problem), 0.0))
+    return Report(answers, seed, started)
+
+
+class LeavesNothingBehind(Check):
+    """What the checks wrote is gone again.
+
+    Drop the schemas whose names start with `_verify_`; a later run does so after an hour.
+    """
+
+    def run(self, subject: Subject) -> Finding:
+        """Never called: dropping is not a question."""
+        raise NotImplementedError
+
+
+def _answer(check: type[Check], subject: Subject, before: Sequence[Answer]) -> Answer:
+    unmet = [
+        answer.check.__name__
+        for answer in before
+        if answer.check.__name__ in check.requires and answer.finding.status in (Status.FAIL, Status.SKIP)
+    ]
+    if unmet:
+        return Answer(check, Finding(Status.SKIP, f"needs {', '.join(unmet)}"), 0.0)
+    started = time.monotonic()
+    findings: list[Finding] = []
+    problem = _within(lambda: findings.append(check().run(subject)), check.limit)
+    finding = findings[0] if findings and problem is None else Finding(Status.FAIL, problem or "no answer")
+    return Answer(check, finding, time.monotonic() - started)
+
+
+def _within(work: Callable[[], None], limit: float) -> str | None:
+    """Do `work` in at most `limit` seconds; what went wrong, or None.
+
+    A server that stopped answering in the middle of a statement holds its client for ever, whatever timeouts the server was
+    given. So the work has a thread of its own, which is left behind: a daemon thread does not keep the process alive.
+    """
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        return f"no answer within {limit:.0f} s"
+    return str(errors[0]).partition("\n")[0] or type(errors[0]).__name__ if errors else None
