@@ -131,7 +131,7 @@ def _spock_fence(connections: Mapping[str, Connection], timeout: float) -> None:
             if not arrived:
                 late.append((origin, receiver))
     if late:
-        raise TopologyError(_not_arrived(connections, late, timeout))
+        raise TopologyError(_not_arrived(connections, late))
 
 
 def _native_fence(connections: Mapping[str, Connection], timeout: float) -> None:
@@ -154,9 +154,11 @@ def _native_fence(connections: Mapping[str, Connection], timeout: float) -> None
             return
         now = time.monotonic()
         if now > deadline:
-            raise TopologyError(_not_arrived(connections, pending, timeout))
+            raise TopologyError(_not_arrived(connections, pending))
         if now > look_for_errors:
             look_for_errors = now + 0.2
+            if stopped := [pair for pair in pending if _states(connections)[pair] in ("disabled", "missing")]:
+                raise TopologyError(_not_arrived(connections, stopped))
             # One error may be a peer that restarts; a second one is the same change failing again.
             failing = [link for link, count in _apply_errors(connections).items() if count > errors.get(link, 0) + 1]
             if failing:
@@ -181,9 +183,15 @@ def _apply_errors(connections: Mapping[str, Connection]) -> dict[str, int]:
     }
 
 
-def _not_arrived(connections: Mapping[str, Connection], late: Iterable[tuple[str, str]], timeout: float) -> str:
-    states = {(link.origin, link.receiver): link for link in links(connections)}
-    return f"not replicated within {timeout:.0f} s: {', '.join(str(states[pair]) for pair in late)}"
+def _not_arrived(connections: Mapping[str, Connection], late: Iterable[tuple[str, str]]) -> str:
+    states = _states(connections)
+    return "not replicated: " + ", ".join(
+        f"{origin}→{receiver} {states[origin, receiver]}" for origin, receiver in late
+    )
+
+
+def _states(connections: Mapping[str, Connection]) -> dict[tuple[str, str], str]:
+    return {(link.origin, link.receiver): link.state for link in links(connections)}
 
 
 def mark_as_local(connection: Connection) -> None:
@@ -200,7 +208,12 @@ def publish_new_tables(connections: Mapping[str, Connection]) -> None:
     """Let every link carry the tables that exist by now; on a table it does not know it drops the rows without a word.
 
     A Spock mesh does so by itself.
+
+    Raises:
+        TopologyError: a link is disabled, so it cannot be told.
     """
+    if disabled := [link for link in links(connections) if link.state == "disabled"]:
+        raise TopologyError("not replicated: " + ", ".join(map(str, disabled)))
     for connection in connections.values():
         if not has_spock(connection):
             for name in connection.scalars(text("SELECT subname FROM pg_subscription")).all():

@@ -43,9 +43,9 @@ def claim_node(connection: Connection, number: int) -> None:
     """
     if not 0 < number < STRIDE:
         raise ValueError(
-            f"snowflake.node is {number} on this node, but identity keys need a number from 1 to {STRIDE - 1}, another on each"
+            f"snowflake.node is {number} on this node; identity keys need a number from 1 to {STRIDE - 1} on each node"
         )
-    for sequence, upcoming in connection.execute(text(_UPCOMING), {"stride": STRIDE}).all():
+    for sequence, upcoming in _upcoming(connection).items():
         # The first of our numbers that was not handed out here.
         ours = upcoming + (number - upcoming) % STRIDE
         if ours != upcoming:
@@ -56,16 +56,15 @@ def claim_node(connection: Connection, number: int) -> None:
 
 def misplaced(connection: Connection, number: int) -> list[str]:
     """The sequences that would hand out another node's keys."""
-    rows = connection.execute(text(_UPCOMING), {"stride": STRIDE})
-    return [sequence for sequence, upcoming in rows if upcoming % STRIDE != number]
+    return [sequence for sequence, upcoming in _upcoming(connection).items() if upcoming % STRIDE != number]
 
 
-# What each stepped sequence hands out next. pg_sequences shows no last_value before the first one is taken, so the sequences
-# themselves are asked; their names come from the catalogue, quoted.
-_UPCOMING = """
-    SELECT name, (xpath('/row/next/text()', query_to_xml(
-               format('SELECT last_value + CASE WHEN is_called THEN %s ELSE 0 END AS next FROM %s', increment_by, name),
-               false, true, '')))[1]::text::bigint
-    FROM (SELECT format('%I.%I', schemaname, sequencename) AS name, increment_by
-          FROM pg_sequences WHERE increment_by = :stride) AS stepped
-"""
+def _upcoming(connection: Connection) -> dict[str, int]:
+    """What each stepped sequence hands out next."""
+    names = text("SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences WHERE increment_by = :stride")
+    upcoming = {}
+    for name in connection.scalars(names, {"stride": STRIDE}).all():
+        # The sequence itself is asked: pg_sequences shows no position before the first number is taken.
+        query = f"SELECT last_value + CASE WHEN is_called THEN {STRIDE} ELSE 0 END FROM {name}"  # noqa: S608 - quoted by %I
+        upcoming[name] = int(connection.exec_driver_sql(query).scalar_one())
+    return upcoming

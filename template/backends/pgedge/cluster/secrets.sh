@@ -3,19 +3,16 @@
 set -euo pipefail
 
 # Becomes a file of the servers' user in one step: links read it whenever they connect.
-publish() { # FILE NAME
-  install --owner postgres --mode 0400 "$1" "/secrets/.$2"
-  mv --force "/secrets/.$2" "/secrets/$2"
+publish() { # NAME, with the content on standard input
+  install --owner postgres --mode 0400 /dev/stdin "/secrets/.$1"
+  mv --force "/secrets/.$1" "/secrets/$1"
 }
 
-pgpass=$(mktemp)
-for role in admin replication; do
-  # In a password file, ":" and "\" are escaped.
-  password=$(sed 's/[\\:]/\\&/g' "/run/secrets/${role}_password")
-  echo "*:*:*:$role:$password" >>"$pgpass"
+for name in admin_password app_password replication_password; do
+  publish "$name" <"/run/secrets/$name"
 done
 
-publish "$pgpass" pgpass
-for name in admin_password app_password replication_password; do
-  publish "/run/secrets/$name" "$name"
-done
+for role in admin replication; do
+  # host:port:database:user:password, where ":" and "\" in the password are escaped
+  echo "*:*:*:$role:$(sed 's/[\\:]/\\&/g' "/run/secrets/${role}_password")"
+done | publish pgpass

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 # Every node is prepared by itself; what is done on one must not travel to the others.
-export PGOPTIONS='-c spock.enable_ddl_replication=off'
+export PGOPTIONS='-c spock.enable_ddl_replication=off -c client_min_messages=warning'
 patience=60
 
 on() { psql -XqtA -v ON_ERROR_STOP=1 -h "$@"; } # NODE [options of psql]
@@ -27,8 +27,9 @@ for node in $NODES; do
   done
 done
 
-for node in $NODES; do
-  for peer in $NODES; do
+# In this order no node gets two links in a row: Spock starts one per second and node.
+for peer in $NODES; do
+  for node in $NODES; do
     [[ $node == "$peer" ]] || on "$node" -v link="sub_${node}_$peer" -v dsn="$(dsn "$peer")" >/dev/null <<'SQL'
       -- By default neither structure nor rows are copied, and nothing is passed on that came from a third node.
       SELECT spock.sub_create(:'link', :'dsn')

@@ -137,6 +137,12 @@ class Database:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._engines!r})"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispose()
+
     def engine(self, node: str) -> Engine:
         """The engine of one node, for those who need SQLAlchemy without the rules above."""
         return self._engines.get(self._router.candidates(Route(node=node))[0])
@@ -259,29 +265,40 @@ class Options:
         attempts = Attempts(self.retry, started=time.monotonic())
         in_doubt = False
         while True:
-            node = route.node
+            node: str | None = route.node
+            failure: Exception
             try:
                 unit = self.database._begin(route, self.isolation)
-                node = unit.node
-                return self._attempt(work, unit)
             except NodeUnavailable as error:
-                failure: Exception = error
-            except DBAPIError as error:
-                _refuse_stray_write(unit, error)
-                verdict = classify(error, committing=unit.committing)
-                if verdict is Verdict.FATAL:
-                    raise
-                if verdict is Verdict.AMBIGUOUS and not route.readonly:
-                    if not self.idempotent:
-                        raise _ambiguous(node, [*attempts.failures, error]) from error
-                    # Only the node that was asked to commit knows whether it did.
-                    in_doubt, route = True, replace(route, node=node)
                 failure = error
+            else:
+                node = unit.node
+                try:
+                    return self._attempt(work, unit)
+                except DBAPIError as error:
+                    verdict = self._judge(unit, error, attempts)
+                    if verdict is Verdict.AMBIGUOUS:
+                        # Only the node that was asked to commit knows whether it did.
+                        in_doubt, route = True, replace(route, node=node)
+                    failure = error
             delay = attempts.delay_after(failure, now=time.monotonic())
             if delay is None:
                 raise self._given_up(node, attempts, in_doubt=in_doubt) from failure
             logger.info("%s: attempt %d: %s", node, len(attempts.failures), first_line(failure))
             time.sleep(delay)
+
+    def _judge(self, unit: UnitOfWork, error: DBAPIError, attempts: Attempts) -> Verdict:
+        """Say what the error means, or raise what it means to the caller."""
+        _refuse_stray_write(unit, error)
+        verdict = classify(error, committing=unit.committing)
+        if verdict is Verdict.FATAL:
+            raise error
+        if verdict is Verdict.AMBIGUOUS:
+            if unit.readonly:
+                return Verdict.ELSEWHERE
+            if not self.idempotent:
+                raise _ambiguous(unit.node, [*attempts.failures, error]) from error
+        return verdict
 
     def _attempt(self, work: Callable[[UnitOfWork], T], unit: UnitOfWork) -> T:
         token = _running.set(True)

@@ -149,8 +149,8 @@ def _is_behind(scripts: ScriptDirectory, run: "_Run", target: str) -> bool:
     """Whether `target` lies ahead of some node, rather than behind all of them."""
     if target == "base":
         return False
-    wanted = scripts.as_revision_number(target)
-    known = {script.revision for script in scripts.iterate_revisions(wanted, "base")}
+    scripts.get_revision(target)
+    known = {script.revision for script in scripts.iterate_revisions(target, "base")}
     return any(version is None or version in known for version in run.versions().values())
 
 
@@ -251,10 +251,14 @@ def _refuse_unreplicated_tables(connection: Connection) -> None:
 
 def _without_literals(statement: str) -> str:
     """The statement in upper case with single spaces, without comments, strings and quoted names."""
-    pattern = r"--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
-    return " ".join(
-        re.sub(pattern, " ? ", statement, flags=re.DOTALL).upper().replace("? ?", "?").split()
-    ).removeprefix("? ")
+    plain = _LITERAL.sub(lambda match: " " if match["comment"] else " ? ", statement)
+    return " ".join(plain.upper().split())
+
+
+_LITERAL = re.compile(
+    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
+    re.DOTALL | re.VERBOSE,
+)
 
 
 def _short(statement: str) -> str:

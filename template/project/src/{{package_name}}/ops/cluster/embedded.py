@@ -57,6 +57,7 @@ class _State:
     superuser_password: str
     application_password: str
     ports: dict[str, int] = field(default_factory=dict)
+    created: bool = False
     wired: bool = False
 
 
@@ -73,7 +74,9 @@ class Embedded(Cluster):
     def up(self) -> None:
         """Start what is not running; the first time create it."""
         with self._locked():
-            state = self._load() or self._create()
+            state = self._load()
+            if state is None or not state.created:
+                state = self._create()
             self._start(state, [node for node in NODES if not self._server(state, node).is_ready()])
             if not state.wired:
                 wire(self._links(state))
@@ -192,6 +195,8 @@ class Embedded(Cluster):
         """Initialize the first node, give it what every node has, and clone it."""
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = _State(str(self._programs()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
+        # Left by a creation that was interrupted, or whose state somebody deleted.
+        self._stop(state, NODES, signal.SIGQUIT)
         first, *others = NODES
         server = self._server(state, first)
         server.give(self._data)
@@ -208,6 +213,7 @@ class Embedded(Cluster):
         self._stop(state, [first], signal.SIGINT)
         with ThreadPoolExecutor(len(others)) as threads:
             list(threads.map(server.copy_to, [self._server(state, node) for node in others]))
+        state.created = True
         return state
 
     def _programs(self) -> Path:

@@ -32,8 +32,8 @@ class Server:
 
     def initialize(self, *, superuser: str, password: str) -> None:
         """Create the data directory."""
-        shutil.rmtree(self.data, ignore_errors=True)
-        password_file = self.data.with_suffix(".password")
+        fresh = self._fresh()
+        password_file = fresh.with_suffix(".password")
         descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(password)
@@ -41,18 +41,20 @@ class Server:
         try:
             self._tool(
                 "initdb",
-                *("--pgdata", str(self.data), "--username", superuser, "--pwfile", str(password_file)),
+                *("--pgdata", str(fresh), "--username", superuser, "--pwfile", str(password_file)),
                 *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-sync", "--no-instructions"),
                 # Small segments keep a fresh data directory at 30 MB.
                 *("--locale", "C", "--wal-segsize", "1"),
             )
         finally:
             password_file.unlink()
+        self._adopt(fresh)
 
     def copy_to(self, other: "Server") -> None:
         """Clone the stopped data directory."""
-        shutil.rmtree(other.data, ignore_errors=True)
-        subprocess.run(["cp", "-a", str(self.data), str(other.data)], check=True)
+        fresh = other._fresh()
+        subprocess.run(["cp", "-a", str(self.data), str(fresh)], check=True)
+        other._adopt(fresh)
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Write the settings that the server reads at its next start."""
@@ -91,6 +93,8 @@ class Server:
             lines = self._pid_file()
             # The eighth line is written when the server accepts connections (src/include/utils/pidfile.h).
             if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
+                # The server is to outlive this process; left at None, Popen would complain about that.
+                process.returncode = 0
                 return True
             time.sleep(0.005)
         raise ClusterError(f"PostgreSQL in {self.data} is not ready after {READY_TIMEOUT:.0f} s; its log is {self.log}")
@@ -132,6 +136,16 @@ class Server:
         """Hand a file to the user the server runs as."""
         if self.user is not None:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
+
+    def _fresh(self) -> Path:
+        """Where a data directory is made: a child of a killed command may still be writing to the place of an earlier one."""
+        fresh = self.data.with_name(f"{self.data.name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        return fresh
+
+    def _adopt(self, fresh: Path) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)
+        fresh.rename(self.data)
 
     def _pid_file(self) -> Sequence[str]:
         try:

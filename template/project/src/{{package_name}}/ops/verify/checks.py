@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ...db import Key, UnitOfWork, keys
 from ..connections import Unreachable, connect, connect_all
@@ -162,24 +162,32 @@ class KeysNeverCollide(Check):
                 return Finding(Status.FAIL, "; ".join(misplaced))
             database = subject.scratch.database
 
-            def write(node: str) -> list[Key]:
-                return [
-                    key
-                    for _ in range(self.UNITS)
-                    for key in database.options(node=node).run(_mark_many, node, self.ROWS)
-                ]
+            def write(node: str) -> list[tuple[str, Key | None]]:
+                made: list[tuple[str, Key | None]] = []
+                for _ in range(self.UNITS):
+                    try:
+                        made += [(node, key) for key in database.options(node=node).run(_mark_many, node, self.ROWS)]
+                    except IntegrityError:
+                        # The other row with that key arrived first.
+                        made.append((node, None))
+                return made
 
-            handed_out = [
-                key for some in _in_parallel(write, list(subject.urls) * self.WRITERS_PER_NODE) for key in some
-            ]
-            twice = [key for key, count in Counter(handed_out).items() if count > 1]
-            if twice:
+            makers: dict[Key | None, list[str]] = defaultdict(list)
+            for made in _in_parallel(write, list(subject.urls) * self.WRITERS_PER_NODE):
+                for node, key in made:
+                    makers[key].append(node)
+            refused = makers.pop(None, [])
+            twice = [nodes for nodes in makers.values() if len(nodes) > 1]
+            if twice or refused:
+                where = ", ".join(sorted({node for nodes in [*twice, refused] for node in nodes}))
                 return Finding(
-                    Status.FAIL, f"{len(twice)} of {len(handed_out)} keys were handed out twice, such as {twice[0]}"
+                    Status.FAIL,
+                    f"{len(twice)} of {len(makers)} keys were handed out twice and {len(refused)} inserts refused, on {where}",
                 )
+            handed_out = set(makers)
             fence(connections)
             for node, view in _in_scratch(subject, connections).items():
-                missing = len(set(handed_out) - set(view.scalars(select(Marker.id))))
+                missing = len(handed_out - set(view.scalars(select(Marker.id))))
                 if missing:
                     return Finding(Status.FAIL, f"{missing} of {len(handed_out)} acknowledged rows are not on {node}")
         writers = self.WRITERS_PER_NODE * len(subject.urls)
@@ -206,13 +214,13 @@ class LedgerStaysBalanced(Check):
             views = _in_scratch(subject, connections)
             accounts = database.run(_open_accounts, self.ACCOUNTS)
             fence(connections)
-            calls = Counter[str]()
+            attempts: list[str] = []
 
             def write(writer: tuple[int, str]) -> int:
                 rng = subject.random("ledger", writer)
 
                 def transfer(unit: UnitOfWork) -> None:
-                    calls["attempts"] += 1
+                    attempts.append(unit.node)
                     source, target = rng.sample(accounts, 2)
                     # The balance that is read decides what is written: the race that SERIALIZABLE refuses to lose silently.
                     balance = unit.scalar(
@@ -241,7 +249,7 @@ class LedgerStaysBalanced(Check):
             database.run(_lose_money, accounts[0])
             fence(connections)
             blind = [node for node, view in views.items() if view.scalar(_TOTAL) == 0]
-        retries = calls["attempts"] - committed
+        retries = len(attempts) - committed
         evidence = {"committed": committed, "retries": retries, "looks": looks, "totals": totals, "entries": counts}
         if wrong or any(totals.values()):
             return Finding(Status.FAIL, f"the total was not zero: {wrong or totals}", evidence)

@@ -93,7 +93,10 @@ class Scratch:
                 for connection in connections.values():
                     keys.claim_node(connection, node_number(connection))
             except BaseException:
-                scratch.drop()
+                # Nothing was written yet, so nothing can be on its way to tables that are gone.
+                for connection in list(connections.values())[:1] if once else connections.values():
+                    connection.execute(DropSchema(schema, cascade=True, if_exists=True))
+                publish_new_tables(connections)
                 raise
         return scratch
 
