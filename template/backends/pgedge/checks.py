@@ -15,9 +15,9 @@ CLOCK_SKEW = 0.5
 
 
 class ServersAreSetUp(Check):
-    """Versions and settings fit a mesh, and every node has a number of its own.
+    """The servers are set up for a mesh.
 
-    Correct the setting named above in the node's postgresql.conf and restart it.
+    Correct the setting in the configuration of that node and restart it.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
@@ -89,9 +89,9 @@ class ServersAreSetUp(Check):
 
 
 class EveryLinkReplicates(Check):
-    """Every node receives from every other.
+    """Every link replicates.
 
-    Spock: `spock.sub_show_status()` and the receiver's log; `spock.sub_enable()` starts a disabled link again.
+    The receiver's log has the reason. With Spock, `spock.sub_enable()` starts a disabled link again.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
@@ -121,9 +121,9 @@ class EveryLinkReplicates(Check):
 
 
 class EveryTableIsReplicated(Check):
-    """Every table is replicated, rows and changes alike, and no change was thrown away.
+    """Every table is replicated.
 
-    Give the table a primary key, or run `migrate`; for exceptions compare the rows, mend them, empty spock.exception_log.
+    Give the table a primary key, or run `migrate`. For changes that were not applied: compare the rows of the nodes, mend them, and empty spock.exception_log.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)

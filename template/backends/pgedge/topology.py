@@ -60,15 +60,17 @@ def node_number(connection: Connection) -> int:
 
 def links(connections: Mapping[str, Connection]) -> list[Link]:
     """Every link there should be, each node from each other, with its state."""
-    spock_names = {}
+    node_of = {_name_in_mesh(connection) or node: node for node, connection in connections.items()}
     found: dict[tuple[str, str], str] = {}
-    for name, connection in connections.items():
-        if has_spock(connection):
-            spock_names[_spock_name(connection) or name] = name
     for receiver, connection in connections.items():
         query = _SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS
-        for origin, state in connection.execute(text(query)):
-            found[spock_names.get(origin, origin), receiver] = state
+        for name, slot, state in connection.execute(text(query)):
+            origin = node_of.get(name)
+            if origin is None:
+                continue
+            # A worker that fails and starts again looks well in between; its stream does not.
+            streams = connections[origin].scalar(text(_STREAMS), {"slot": slot})
+            found[origin, receiver] = "down" if state == "replicating" and not streams else state
     return [
         Link(origin, receiver, found.get((origin, receiver), "missing"))
         for receiver in connections
@@ -77,17 +79,15 @@ def links(connections: Mapping[str, Connection]) -> list[Link]:
     ]
 
 
-_SPOCK_LINKS = "SELECT provider_node, status FROM spock.sub_show_status()"
+_STREAMS = "SELECT active FROM pg_replication_slots WHERE slot_name = :slot"
 
-# The worker's absence alone says little: it comes and goes while it retries.
+_SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
+
+# Named by the wiring of the local cluster: RECEIVER_from_ORIGIN.
 _NATIVE_LINKS = """
-    SELECT split_part(s.subname, '_from_', 2),
-           CASE WHEN NOT s.subenabled THEN 'disabled'
-                WHEN w.pid IS NULL THEN 'down'
-                ELSE 'replicating' END
-    FROM pg_subscription AS s
-    LEFT JOIN pg_stat_subscription AS w ON w.subid = s.oid AND w.relid IS NULL
-    WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
+    FROM pg_subscription
+    WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
@@ -103,7 +103,10 @@ def fence(connections: Mapping[str, Connection], *, timeout: float = 10.0) -> No
         _native_fence(connections, timeout)
 
 
-def _spock_name(connection: Connection) -> str | None:
+def _name_in_mesh(connection: Connection) -> str | None:
+    """What Spock calls this node, which need not be what the settings call it."""
+    if not has_spock(connection):
+        return None
     name = connection.scalar(text("SELECT node_name FROM spock.node_info()"))
     return str(name) if name else None
 
@@ -111,12 +114,12 @@ def _spock_name(connection: Connection) -> str | None:
 def _spock_fence(connections: Mapping[str, Connection], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     events = {
-        name: (_spock_name(connection), connection.scalar(text("SELECT spock.sync_event()")))
-        for name, connection in connections.items()
+        node: (_name_in_mesh(connection), connection.scalar(text("SELECT spock.sync_event()")))
+        for node, connection in connections.items()
     }
     late = []
     for receiver, connection in connections.items():
-        for origin, (spock_name, lsn) in events.items():
+        for origin, (name, lsn) in events.items():
             if origin == receiver:
                 continue
             seconds = max(1, round(deadline - time.monotonic()))
@@ -124,7 +127,7 @@ def _spock_fence(connections: Mapping[str, Connection], timeout: float) -> None:
                 # A procedure that commits while it waits: only outside a transaction block.
                 arrived = connection.scalar(
                     text("CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:lsn AS pg_lsn), :seconds)"),
-                    {"origin": spock_name, "lsn": lsn, "seconds": seconds},
+                    {"origin": name, "lsn": lsn, "seconds": seconds},
                 )
             except DBAPIError:
                 arrived = False

@@ -9,6 +9,8 @@ from typing import TypeAlias
 from sqlalchemy import BigInteger, Connection, Identity, text
 from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
 
+from .errors import WrongNode
+
 Key: TypeAlias = int
 """What a primary key is in Python."""
 
@@ -39,10 +41,10 @@ def claim_node(connection: Connection, number: int) -> None:
         number: of the node, from 1 to `STRIDE - 1`.
 
     Raises:
-        ValueError: the node has no such number.
+        WrongNode: the node has no such number.
     """
     if not 0 < number < STRIDE:
-        raise ValueError(
+        raise WrongNode(
             f"snowflake.node is {number} on this node; identity keys need a number from 1 to {STRIDE - 1} on each node"
         )
     for sequence, upcoming in _upcoming(connection).items():

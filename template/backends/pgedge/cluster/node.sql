@@ -21,7 +21,7 @@ RESET log_min_error_statement;
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;
 
--- What a subscriber asks its provider. The functions that hold other links still while a link begins came with Spock 5.0.7.
+-- What a subscriber asks its provider; the functions, which hold other links still while one begins, came with Spock 5.0.7.
 GRANT USAGE ON SCHEMA spock TO "replication";
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO "replication"', oid::regprocedure)
 FROM pg_proc
@@ -31,7 +31,7 @@ WHERE pronamespace = 'spock'::regnamespace AND proname IN ('pause_apply_workers'
 -- Which part of every key made here names this node.
 ALTER SYSTEM SET snowflake.node = :number;
 
--- Since PostgreSQL 18.6 (17.11, 16.15) a server decodes only with the libraries named here. Older ones do not know the setting.
+-- From PostgreSQL 18.6 (17.11, 16.15) on, a server decodes only with the libraries named here; an older one has no such list.
 SELECT format('ALTER SYSTEM SET output_plugin_libraries = %s, spock_output', current_setting('output_plugin_libraries'))
 FROM pg_settings
 WHERE name = 'output_plugin_libraries' AND setting NOT LIKE '%spock_output%'

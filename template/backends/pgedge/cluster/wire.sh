@@ -22,7 +22,10 @@ for node in $NODES; do
   number=$((number + 1))
   on "$node" -v node="$node" -v number="$number" -v dsn="$(dsn "$node")" -f node.sql >/dev/null
   until is_prepared "$node" "$number"; do
-    ((SECONDS < patience)) || { echo >&2 "wire: $node does not take up its settings; see: docker compose logs $node"; exit 1; }
+    if ((SECONDS >= patience)); then
+      echo >&2 "wire: $node does not take up its settings; its log says why (docker compose logs $node)"
+      exit 1
+    fi
     sleep 0.1
   done
 done

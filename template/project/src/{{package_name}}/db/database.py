@@ -27,7 +27,7 @@ from ..settings import Settings
 from . import backend
 from .engines import Engines, PoolLimits, Timeouts
 from .errors import AmbiguousCommit, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
-from .retry import Attempts, RetryPolicy, Verdict, classify, sqlstate_of
+from .retry import Attempts, RetryPolicy, Verdict, classify, first_line, sqlstate_of
 from .routing import Route, Router
 
 logger = logging.getLogger(__name__)
@@ -342,9 +342,3 @@ def _refuse_stray_write(unit: UnitOfWork, error: Exception) -> None:
             node=unit.node,
             sqlstate=state,
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What the server said, without SQL, parameters and links."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return str(cause).partition("\n")[0]

@@ -30,6 +30,12 @@ def sqlstate_of(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
+def first_line(error: BaseException) -> str:
+    """What the server said, without SQL, parameters and links."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return str(cause).partition("\n")[0]
+
+
 def classify(error: BaseException, *, committing: bool, connecting: bool = False) -> Verdict:
     """Say what `error` means.
 

@@ -4,11 +4,14 @@
 Either way `up` writes the URLs of the nodes to `.cluster/env`, where the settings find them.
 """
 
+import fcntl
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
 
@@ -35,10 +38,16 @@ class NodeStatus:
 class Cluster(ABC):
     """The interface that migrate, verify and the tests know."""
 
-    kind: str
+    kind: ClassVar[str]
     """The name by which a person asks for it."""
-    announcement: str
-    """What a person must know about it before trusting it."""
+
+    def __init__(self, home: Path = HOME) -> None:
+        self.home = home.resolve()
+
+    @property
+    @abstractmethod
+    def announcement(self) -> str:
+        """What a person must know about it before trusting it."""
 
     @abstractmethod
     def up(self) -> None:
@@ -71,6 +80,14 @@ class Cluster(ABC):
     @abstractmethod
     def admin_urls(self) -> dict[str, URL]:
         """The URL of each node for the role that migrates and verifies."""
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other commands from changing the cluster; the kernel lifts the lock however this one ends."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.home / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def write_private(path: Path, content: str) -> None:

@@ -4,15 +4,13 @@
 Docker answers into a sentence.
 """
 
-import fcntl
 import json
 import re
 import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from sqlalchemy.engine import URL
 
 from ...settings import URL_SCHEME
 from . import HOME, Cluster, ClusterError, NodeStatus, write_private
-from .nodes import DATABASE, NODES, Node
+from .nodes import DATABASE, NODES, Node, find_node
 
 SUPERUSER = "admin"
 OLDEST_COMPOSE = (2, 18)
@@ -38,11 +36,11 @@ class Compose(Cluster):
     kind = "compose"
 
     def __init__(self, home: Path = HOME) -> None:
-        self.home = home.resolve()
+        super().__init__(home)
         self.project = self.home.parent
 
     @property
-    def announcement(self) -> str:  # type: ignore[override]
+    def announcement(self) -> str:
         """Which image the nodes run, and whether it is the published one."""
         image = self._service(NODES[0].name)["image"]
         label = self._run("image", "inspect", "--format", '{{index .Config.Labels "stand-in"}}', image)
@@ -109,13 +107,6 @@ class Compose(Cluster):
             for node in NODES
         }
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.home / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     # What the compose file says --------------------------------------------------------------------------------
 
     @cached_property
@@ -159,10 +150,7 @@ class Compose(Cluster):
             raise ClusterError(f"There is no {self._secrets[name]}, hence no cluster. Start one with `up`.") from None
 
     def _existing(self, name: str) -> str:
-        names = [node.name for node in NODES]
-        if name not in names:
-            raise ClusterError(f"There is no node {name!r}: the nodes are {', '.join(names)}.")
-        if name not in self._containers():
+        if find_node(name).name not in self._containers():
             raise ClusterError(f"There is no container for {name}. Start the cluster with `up`.")
         return name
 

@@ -4,7 +4,6 @@ All state lies under the cluster's folder; a lock there keeps two commands from 
 the kernel however they end. For throw-away data: the servers do not wait for the disk.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,9 +12,8 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +24,7 @@ from sqlalchemy.engine import URL
 
 from ...settings import URL_SCHEME
 from . import HOME, Cluster, ClusterError, NodeStatus, write_private
-from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node
+from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node
 from .programs import can_reach, find_programs, publish, server_user
 from .server import Server
 from .wiring import node_settings, prepare, wire
@@ -65,11 +63,15 @@ class Embedded(Cluster):
     """The nodes as processes of this machine."""
 
     kind = "embedded"
-    announcement = ANNOUNCEMENT
 
     def __init__(self, home: Path = HOME) -> None:
-        self.home = home.resolve()
+        super().__init__(home)
         self._user = server_user()
+
+    @property
+    def announcement(self) -> str:
+        """What the servers are, and what they stand in for."""
+        return ANNOUNCEMENT
 
     def up(self) -> None:
         """Start what is not running; the first time create it."""
@@ -116,13 +118,13 @@ class Embedded(Cluster):
     def stop_node(self, name: str, *, kill: bool = False) -> None:
         """Stop one node; with `kill` as a power cut would."""
         with self._locked():
-            self._stop(self._existing(), [_node(name)], signal.SIGKILL if kill else signal.SIGINT)
+            self._stop(self._existing(), [find_node(name)], signal.SIGKILL if kill else signal.SIGINT)
 
     def start_node(self, name: str) -> None:
         """Start one node again."""
         with self._locked():
             state = self._existing()
-            node = _node(name)
+            node = find_node(name)
             if not self._server(state, node).is_ready():
                 self._start(state, [node])
 
@@ -149,13 +151,6 @@ class Embedded(Cluster):
             return self.home / "data"
         run_dir = Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108 - 0700 below, and /tmp may not outlive a reboot
         return run_dir / f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.home / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _load(self) -> _State | None:
         try:
@@ -276,13 +271,6 @@ class Embedded(Cluster):
 
     def _links(self, state: _State) -> dict[str, str]:
         return {node.name: self._dsn(state, node) for node in NODES}
-
-
-def _node(name: str) -> Node:
-    for node in NODES:
-        if node.name == name:
-            return node
-    raise ClusterError(f"There is no node {name!r}: the nodes are {', '.join(node.name for node in NODES)}.")
 
 
 def _choose_ports(state: _State, nodes: Sequence[Node]) -> None:

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class EveryNodeAnswers(Check):
-    """Every node takes connections, as the application and as the operations.
+    """Every node answers.
 
     Start the node that does not, or correct its URL: `status` shows a local cluster.
     """
@@ -53,9 +53,9 @@ class EveryNodeAnswers(Check):
 
 
 class SchemaIsTheSame(Check):
-    """Every node is at the newest revision and has the same schema.
+    """The schema is the same everywhere.
 
-    Run `migrate`; an object that somebody made or dropped by hand on one node has to be mended there by hand.
+    Run `migrate`; what somebody made or dropped by hand on one node has to be mended there by hand.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
@@ -85,9 +85,9 @@ class SchemaIsTheSame(Check):
 
 
 class RowsReachEveryNode(Check):
-    """A row committed on any node is read on every other.
+    """Rows reach every node.
 
-    `status` and the servers' logs show why a link does not replicate.
+    `status` and the log of the node that should receive show why a link does not replicate.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
@@ -138,7 +138,7 @@ class RowsReachEveryNode(Check):
 
 
 class KeysNeverCollide(Check):
-    """Concurrent writers on all nodes never get the same key.
+    """Keys never collide.
 
     Give every node a number of its own, then run `migrate`.
     """
@@ -195,9 +195,9 @@ class KeysNeverCollide(Check):
 
 
 class LedgerStaysBalanced(Check):
-    """Money is neither made nor lost while all nodes transfer it at once.
+    """The ledger stays balanced.
 
-    Look at what `run` retried and at conflicts between nodes.
+    Money was made or lost: look for conflicts between nodes, and for transactions that were not retried.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers", "RowsReachEveryNode")

@@ -4,6 +4,7 @@ import json
 from xml.etree import ElementTree as Xml
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .check import Status
@@ -25,7 +26,7 @@ def print_table(report: Report, console: Console) -> None:
             answer.check.title(),
             f"[{COLOURS[status]}]{status}[/]",
             f"{answer.duration:.2f} s",
-            answer.finding.summary.replace("[", r"\["),
+            escape(answer.finding.summary),
         )
     console.print(table)
     for answer in report.answers:

@@ -64,7 +64,7 @@ def verify(
 
 
 class LeavesNothingBehind(Check):
-    """What the checks wrote is gone again.
+    """Nothing is left behind.
 
     Drop the schemas whose names start with `_verify_`; a later run does so after an hour.
     """
