@@ -56,10 +56,10 @@ class Subject:
         """A schema of its own for what checks write; made on first use, dropped at the end."""
         return Scratch.create(self.urls, self.admin_urls, self.owner)
 
-    def drop_scratch(self) -> None:
-        """Leave nothing behind."""
-        if "scratch" in self.__dict__:
-            self.scratch.drop()
+    @property
+    def has_scratch(self) -> bool:
+        """Whether a check has written anything."""
+        return "scratch" in self.__dict__
 
     def random(self, *salt: object) -> random.Random:
         """A source of random numbers that depends on the seed and on who asks."""
