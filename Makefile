@@ -1,0 +1,49 @@
+# `make` alone lists what there is. Everything happens in .venv, with uv where it is installed and pip where not.
+
+PYTHON ?= python3
+BACKEND ?=
+
+bin := .venv/bin
+stamp := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(stamp) ## install everything into .venv
+
+# A stamp, for .venv itself changes with every package in it.
+$(stamp): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11, or missing. Name another: make setup PYTHON=python3.12" >&2; exit 2; }
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv && \
+	  uv pip install --quiet --python $(bin)/python --editable '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv .venv && \
+	  $(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	fi
+	@touch $@
+
+demo: setup ## render a project, start its cluster, migrate, verify, stop (BACKEND=…)
+	@$(bin)/scaffold demo $(BACKEND)
+
+test: check ## lint, types, then every test, each variant's own included
+	@$(bin)/python -m pytest
+
+check: setup ## lint, format and types of our own code
+	@$(bin)/ruff check
+	@$(bin)/ruff format --check
+	@$(bin)/mypy
+
+format: setup ## write the code as `check` wants it
+	@$(bin)/ruff check --fix
+	@$(bin)/ruff format
+
+clean: ## remove .venv, demos and what the tools left behind
+	@for program in .demo/*/.venv/bin/shop; do \
+	  if [ -x "$$program" ]; then (cd "$${program%/.venv/bin/shop}" && .venv/bin/shop destroy) || true; fi; \
+	done
+	rm -rf .venv .demo .mypy_cache .pytest_cache .ruff_cache build dist

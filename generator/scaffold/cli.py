@@ -1,0 +1,377 @@
+"""The command line: parses, prints, and leaves the work to the other modules.
+
+They are imported where they are used: `scaffold --help` must be there at once, and Copier and Jinja take
+longer to import than everything else here takes to run.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from scaffold import __version__
+from scaffold.errors import BadInput, ScaffoldError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+# What a generated project's Makefile does, in the order in which a newcomer wants it.
+NEXT_STEPS = ("make up", "make verify", "make test")
+
+app = typer.Typer(
+    help="Generate an application on distributed SQL that works the minute it is generated.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help: the colours would double the time it takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Keys = Annotated[
+    str | None, typer.Option("--keys", metavar="KEYS", help="Key strategy; `scaffold backends` lists them.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"scaffold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def scaffold(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Generate an application on distributed SQL that works the minute it is generated."""
+
+
+@app.command()
+def new(  # noqa: PLR0917 - options of a command, by keyword only for those who type them
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder to make; it names the project.")],
+    backend: Annotated[
+        str | None, typer.Option("--backend", metavar="BACKEND", help="`scaffold backends` lists them.")
+    ] = None,
+    keys: Keys = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; repeatable."),
+    ] = None,
+    answers_file: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE.yml", help="Answers as YAML; options override them."),
+    ] = None,
+    git: Annotated[
+        bool, typer.Option("--git/--no-git", help="Make a repository with a first commit.")
+    ] = True,
+    lock: Annotated[bool, typer.Option("--lock", help="Write uv.lock, if uv is there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the answers and the files; write nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a project.
+
+    On a terminal it asks for what is not given; elsewhere it takes the defaults.
+    """
+    with reported(debug):
+        from scaffold import render, source  # noqa: PLC0415
+        from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+        root = source.template_root()
+        questionnaire = Questionnaire(root)
+        given = _given(answers_file, data or [], backend=backend, keys=keys)
+        # The folder's name, unless a name was given. Never Copier's own default, for it would name the folder
+        # that the project is made in before it is moved into place.
+        is_named = "project_name" in given
+        given.setdefault("project_name", Path(os.path.abspath(path)).name)  # noqa: PTH100
+        ask = sys.stdin.isatty() and sys.stdout.isatty() and not dry_run
+        try:
+            answers = questionnaire.resolve(given, asked=ask)
+        except BadInput as error:
+            if is_named or error.question != "project_name":
+                raise
+            raise BadInput(f"{error}, the name of the folder. Add -d project_name=… for another.") from error
+        if dry_run:
+            _print_plan(path, {name: answers[name] for name in questionnaire.askable}, given)
+            for file in render.temporary_render(root, given):
+                typer.echo(f"  {file}")
+            return
+        project = render.make(root, path, given, git=git, lock=lock, ask=ask)
+        if source.has_uncommitted_changes(root):
+            project.notes.append(
+                "template: has changes that are in no commit; `copier update` will not know them"
+            )
+        _print_next_steps(path, project)
+
+
+@app.command()
+def backends(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the databases that a project can be for."""
+    with reported(debug):
+        from scaffold import source  # noqa: PLC0415
+        from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+        profiles = Questionnaire(source.template_root()).profiles()
+        shown = ("title", "summary", "topology", "nodes", "image", "sqlalchemy", "embedded")
+        rows = {
+            name: {key: profile[key] for key in shown}
+            | {"keys": profile["key_strategies"], "default_keys": profile["key_strategy"]}
+            for name, profile in profiles.items()
+        }
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2))
+            return
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
+        for title in (
+            "backend",
+            "what it is",
+            "nodes",
+            "keys (default first)",
+            "SQLAlchemy",
+            "without Docker",
+        ):
+            table.add_column(title, overflow="fold")
+        for name, row in rows.items():
+            others = [key for key in row["keys"] if key != row["default_keys"]]
+            table.add_row(
+                f"[green]{name}[/green]",
+                f"{row['title']}: {row['summary']}",
+                ", ".join(f"{node['name']} ({node['role']})" for node in row["nodes"]),
+                ", ".join([row["default_keys"], *others]),
+                row["sqlalchemy"],
+                row["embedded"],
+            )
+        _console().print(table)
+
+
+@app.command()
+def demo(
+    backend: Annotated[
+        str | None,
+        typer.Argument(metavar="[BACKEND]", help="`scaffold backends` lists them.", show_default=False),
+    ] = None,
+    keys: Keys = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Where the project lies.  [default: .demo/BACKEND]"),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster running.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a project, run it, verify it.
+
+    Renders, installs, starts the cluster, migrates, verifies, stops; exits as `verify` does.
+    """
+    with reported(debug):
+        from scaffold import demo, source  # noqa: PLC0415
+        from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+        root = source.template_root()
+        given = {"project_name": "shop"} | _chosen(backend=backend, keys=keys)
+        answers = Questionnaire(root).resolve(given)
+        name = "-".join([answers["backend"], *([keys] if keys else [])])
+        project = (folder or Path(".demo") / name).absolute()
+        out = _console()
+        out.print(f"[bold]{answers['profile']['title']}[/bold] in {_shown(project)}", highlight=False)
+        code = demo.run(
+            root, project, given, keep=keep, say=lambda line: out.print(line, style="dim", markup=False)
+        )
+        if code == 0:
+            out.print(
+                f"[green]All of it holds.[/green] The project lies in {_shown(project)}", highlight=False
+            )
+        else:
+            _complain(f"verify ended with {code}. The project lies in {_shown(project)}")
+        raise typer.Exit(code)
+
+
+@app.command()
+def matrix(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Gets one project for each variant.")],
+    run: Annotated[bool, typer.Option("--run", help="Run each one's own tests, too.")] = False,
+    as_json: AsJson = False,
+    only: Annotated[
+        str, typer.Option("--only", metavar="TEXT", help="Only variants with this in their name.")
+    ] = "",
+    debug: Debug = False,
+) -> None:
+    """Render every variant, perhaps run them all.
+
+    With --run, also runs the tests of each, and exits 1 if one of them fails.
+    """
+    with reported(debug):
+        from scaffold import matrix, source  # noqa: PLC0415
+        from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+        root = source.template_root()
+        every = matrix.variants(Questionnaire(root))
+        chosen = [variant for variant in every if only in variant.name]
+        if not chosen:
+            raise BadInput(
+                f"No variant has {only!r} in its name. Variants: {', '.join(one.name for one in every)}."
+            )
+        talk = _console(stderr=True)
+        matrix.render_all(root, chosen, folder, lambda one: talk.print(f"rendered {one.name}", style="dim"))
+        if not run:
+            listed = {variant.name: dict(variant.answers) for variant in chosen}
+            typer.echo(json.dumps(listed, indent=2) if as_json else "\n".join(listed))
+            return
+        outcomes = []
+        for outcome in matrix.run_all(chosen, folder):
+            talk.print(f"ran {outcome.variant}: {outcome.status}", style="dim")
+            outcomes.append(outcome)
+        if as_json:
+            typer.echo(json.dumps([outcome.as_json() for outcome in outcomes], indent=2))
+        else:
+            _print_outcomes(outcomes)
+        raise typer.Exit(int(any(outcome.status == "FAIL" for outcome in outcomes)))
+
+
+@contextlib.contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Turn what goes wrong into a message and an exit code; the one place that does."""
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        # An exception, so that everything on the way out is cleaned up.
+        raise SystemExit(128 + number)
+
+    # What is ignored, as `nohup` has it, stays so.
+    handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, stop)
+    failure: BaseException
+    try:
+        yield
+        return
+    except ScaffoldError as error:
+        failure, code = error, error.exit_code
+        _complain(str(error))
+    except KeyboardInterrupt as error:
+        failure, code = error, INTERRUPTED
+        _complain("Stopped.")
+    except OSError as error:
+        failure, code = error, 1
+        _complain(f"{error.filename or 'The system'}: {error.strerror or error}.")
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+    if debug:
+        traceback.print_exception(failure)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show must not turn a message into a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app(prog_name="scaffold")
+
+
+def _given(answers_file: Path | None, data: list[str], **options: str | None) -> dict[str, Any]:
+    """Gather the answers given, the more particular source over the more general."""
+    from scaffold.questions import read_answers  # noqa: PLC0415
+
+    given = read_answers(answers_file) if answers_file else {}
+    pairs: dict[str, str] = {}
+    for entry in data:
+        name, separator, value = entry.partition("=")
+        if not separator:
+            raise BadInput(f"-d {entry!r} has no '='. It is written -d question=answer.")
+        if name in pairs and pairs[name] != value:
+            raise BadInput(f"-d gives {name} twice, {pairs[name]!r} and {value!r}. Leave one out.")
+        pairs[name] = value
+    for name, chosen in _chosen(**options).items():
+        if pairs.get(name, chosen) != chosen:
+            raise BadInput(
+                f"--{name} says {chosen!r} and -d {name}={pairs[name]} says otherwise. Leave one out."
+            )
+        pairs[name] = chosen
+    return given | pairs
+
+
+def _chosen(**options: str | None) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+def _complain(message: str) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    _console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
+
+
+def _print_plan(path: Path, answers: dict[str, Any], given: dict[str, Any]) -> None:
+    typer.echo("answers")
+    for name, answer in answers.items():
+        # As JSON, for it is YAML as well and shows where an answer begins and ends.
+        typer.echo(f"  {name}: {json.dumps(answer)}{'' if name in given else '  (default)'}")
+    typer.echo(f"files in {path}")
+
+
+def _print_next_steps(path: Path, project: Any) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    talk, out = _console(stderr=True), _console()
+    for note in project.notes:
+        talk.print(Text(note, "dim"))
+    answers = project.answers
+    out.print(Text(f"{path} is made: {answers['profile']['title']}, {answers['keys']} keys. Next:", "green"))
+    for step in _next_steps(path):
+        out.print(Text(f"  {step}"))
+
+
+def _next_steps(path: Path) -> list[str]:
+    """Return what to type now, from this very directory."""
+    if path.resolve() == Path.cwd():
+        return list(NEXT_STEPS)
+    # `cd -x` would be an option, and `cd -` the directory before this one.
+    shown = f"./{path}" if str(path).startswith("-") else str(path)
+    return [f"cd {shlex.quote(shown)}", *NEXT_STEPS]
+
+
+def _shown(path: Path) -> str:
+    """Return the shorter way to write a path, quoted for a shell."""
+    with contextlib.suppress(ValueError):
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    return shlex.quote(str(path))
+
+
+def _print_outcomes(outcomes: list[Any]) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    colours = {"PASS": "green", "FAIL": "red", "SKIP": "yellow"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("variant", "result", "time", "pytest says"):
+        table.add_column(title, justify="right" if title == "time" else "left", overflow="fold")
+    for outcome in outcomes:
+        status = f"[{colours[outcome.status]}]{outcome.status}[/]"
+        table.add_row(outcome.variant, status, f"{outcome.seconds:.1f} s", outcome.summary)
+    _console().print(table)
+    for outcome in outcomes:
+        if outcome.status == "FAIL":
+            _complain(f"{outcome.variant} failed; all that it said is in {_shown(outcome.log.absolute())}")

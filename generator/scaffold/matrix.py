@@ -1,0 +1,208 @@
+"""Every variant of the template: derived from copier.yml and the profiles, rendered, and run.
+
+A question that depends on the backend is crossed with it; so is one that a profile lists under `crossed`.
+Any other question with choices changes a file or two: each of its values is tried once, on the first backend.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from scaffold import environment
+from scaffold.errors import BadInput
+from scaffold.questions import Questionnaire
+from scaffold.render import render
+
+# The projects run clusters: more at once would measure the machine, not the projects.
+AT_ONCE = 2
+# Of one project's tests, in seconds; arbitrary, many times what they take.
+TIMEOUT = 900.0
+# Seconds that interrupted tests get to stop their servers.
+GRACE = 20.0
+
+Tests: TypeAlias = "subprocess.Popen[bytes]"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of answers."""
+
+    name: str
+    answers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the tests of one variant ended."""
+
+    variant: str
+    status: str
+    seconds: float
+    summary: str
+    log: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the outcome as `--json` prints it."""
+        return {**asdict(self), "log": str(self.log)}
+
+
+def variants(questionnaire: Questionnaire) -> list[Variant]:
+    """Return every variant of the template, the default one first."""
+    found = [
+        variant for backend in questionnaire.profiles() for variant in _of_backend(questionnaire, backend)
+    ]
+    return found + list(_one_factor(questionnaire, found[0]))
+
+
+def render_all(root: Path, chosen: list[Variant], folder: Path, report: Callable[[Variant], None]) -> None:
+    """Render each variant into a folder of its name."""
+    for variant in chosen:
+        target = folder / variant.name
+        if target.exists():
+            raise BadInput(f"{target} exists. Name a folder that holds no renders, or delete this one.")
+    for variant in chosen:
+        render(root, folder / variant.name, variant.answers)
+        report(variant)
+
+
+def run_all(chosen: list[Variant], folder: Path) -> Iterator[Outcome]:
+    """Run each variant's own tests, a few at a time, and yield the outcomes in order."""
+    pythons = [_interpreter(folder, variant) for variant in chosen]
+    running: set[Tests] = set()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield from pool.map(
+                lambda one: run_tests(folder / one[0].name, one[1], running),
+                zip(chosen, pythons, strict=True),
+            )
+        except BaseException:
+            # They have sessions of their own, which Ctrl-C at the terminal does not reach.
+            for process in list(running):
+                _stop(process)
+            raise
+
+
+def run_tests(project: Path, python: str, running: set[Tests] | None = None) -> Outcome:
+    """Run the tests of one project, as `make test` there does, with an interpreter that has what it needs.
+
+    What pytest prints is kept beside the project, in a log of its name. While it runs, its process is in
+    `running`.
+    """
+    log = project.parent / f"{project.name}.log"
+    needed = _python_needed(project)
+    if sys.version_info[: len(needed)] < needed:
+        return Outcome(project.name, "SKIP", 0.0, f"needs Python {'.'.join(map(str, needed))}", log)
+    started = time.monotonic()
+    running = set() if running is None else running
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": "src"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Its servers are its children, and the time limit must be able to reach them all.
+            start_new_session=True,
+        )
+        running.add(process)
+        try:
+            code: int | None = process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _stop(process)
+            running.discard(process)
+    summary = _summary(log.read_text(encoding="utf-8", errors="replace")) or f"pytest ended with {code}"
+    if code is None:
+        summary = f"no end within {TIMEOUT:g} s: {summary}"
+    status = "PASS" if code == 0 else "FAIL"
+    return Outcome(project.name, status, time.monotonic() - started, summary, log)
+
+
+def _summary(output: str) -> str:
+    """Return the line in which pytest counts, which is not the last one if it stumbled on its way out."""
+    counts = re.findall(r"^=* ?(\d+ (?:passed|failed|skipped|error).*?) ?=*$", output, re.MULTILINE)
+    return (counts or output.strip().splitlines() or [""])[-1]
+
+
+def _stop(process: Tests) -> None:
+    """Let pytest take its servers down, and if it does not, take everything down."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+
+
+def _of_backend(questionnaire: Questionnaire, backend: str) -> Iterator[Variant]:
+    base: dict[str, Any] = {"project_name": "shop", "backend": backend}
+    answers = questionnaire.resolve(base)
+    listed = answers["profile"].get("crossed", [])
+    crossed = {}
+    for name in questionnaire.askable:
+        values = _values(questionnaire, name, answers)
+        depends = "backend" in questionnaire.dependencies(name)
+        if values and name not in base and (depends or name in listed):
+            crossed[name] = values
+    for combination in itertools.product(*crossed.values()):
+        chosen = dict(zip(crossed, combination, strict=True))
+        words = [_word(name, value) for name, value in chosen.items()]
+        yield Variant("-".join([backend, *words]), {**base, **chosen})
+
+
+def _one_factor(questionnaire: Questionnaire, base: Variant) -> Iterator[Variant]:
+    answers = questionnaire.resolve(base.answers)
+    for name in questionnaire.askable:
+        if name not in base.answers:
+            for value in _values(questionnaire, name, answers)[1:]:
+                word = _word(name, value) if isinstance(value, bool) else _slug(f"{name}-{value}")
+                yield Variant(f"{base.name}-{word}", {**base.answers, name: value})
+
+
+def _values(questionnaire: Questionnaire, name: str, answers: Mapping[str, Any]) -> list[Any]:
+    """Return the answers that a question can have, the default first, if they can be listed."""
+    default = answers[name]
+    if not questionnaire.applies(name, answers):
+        return []
+    if questionnaire.questions[name].type == "bool":
+        return [default, not default]
+    return sorted(questionnaire.choices(name, answers), key=lambda value: bool(value != default))
+
+
+def _word(name: str, value: Any) -> str:
+    """Name an answer within the name of a folder: `uuid`, `aio`, `no-aio`."""
+    if isinstance(value, bool):
+        return _slug(name) if value else f"no-{_slug(name)}"
+    return _slug(value)
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", str(value).lower())
+
+
+def _interpreter(folder: Path, variant: Variant) -> str:
+    """Return an interpreter with what the variant needs: this one if it has it, else one shared by all."""
+    wanted = environment.requirements(folder / variant.name)
+    if environment.is_satisfied(wanted):
+        return sys.executable
+    python = environment.create(folder / ".venv")
+    environment.install(python, *wanted)
+    return str(python)
+
+
+def _python_needed(project: Path) -> tuple[int, ...]:
+    text = (project / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^requires-python = ">=(\d+)\.(\d+)"', text, re.MULTILINE)
+    return tuple(map(int, found.groups())) if found else (3, 11)

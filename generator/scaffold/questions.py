@@ -1,0 +1,258 @@
+"""What may be asked for: `copier.yml` and the profiles, read as data.
+
+Copier checks answers too, but only while it renders, one at a time, and with a traceback for a wrong choice.
+Here the same file is evaluated in the same Jinja environment beforehand, so that a wrong answer is refused
+with the right ones before anything is written. What Copier then receives are the answers that were given: it
+works out all the others again, exactly as it does for `copier copy`.
+"""
+
+import difflib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import jinja2.sandbox
+import yaml
+
+from scaffold.errors import BadInput, TemplateFault
+
+TRUE = {"y", "yes", "t", "true", "on", "1"}
+FALSE = {"n", "no", "f", "false", "off", "0"}
+# The answers file of an existing project may be given as it is; these two lines of it are not answers.
+ORIGIN = {"_commit", "_src_path"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One entry of copier.yml."""
+
+    name: str
+    type: str = "str"
+    help: str = ""
+    default: Any = None
+    choices: list[Any] | dict[str, Any] | str = ""
+    validator: str = ""
+    when: bool | str = True
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the answer follows from the others and is never asked for."""
+        return self.when is False
+
+    def cast(self, value: Any) -> Any:
+        """Turn an answer, perhaps a word from the command line, into the question's type, as Copier would."""
+        try:
+            return self._cast(value)
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            raise BadInput(f"{self.name}: {value!r} is not of type {self.type}.") from error
+
+    def _cast(self, value: Any) -> Any:
+        match self.type:
+            case "str" | "path" if isinstance(value, str):
+                return value
+            case "str" if isinstance(value, int | float):
+                return str(value)
+            case "int" | "float" if value is not None:
+                return int(value) if self.type == "int" else float(value)
+            case "bool" if isinstance(value, bool):
+                return value
+            case "bool" if str(value).strip().lower() in TRUE | FALSE:
+                return str(value).strip().lower() in TRUE
+            case "json" | "yaml":
+                load = json.loads if self.type == "json" else yaml.safe_load
+                return load(value) if isinstance(value, str) else value
+            case _:
+                raise TypeError(self.type)
+
+
+class Questionnaire:
+    """All questions of a template, in the order in which they are asked."""
+
+    def __init__(self, root: Path) -> None:
+        """Read `root`/copier.yml."""
+        self.root = root
+        content: dict[str, Any] = yaml.safe_load((root / "copier.yml").read_text(encoding="utf-8"))
+        self.settings = {name: value for name, value in content.items() if name.startswith("_")}
+        fields = Question.__dataclass_fields__
+        self.questions = {
+            name: Question(name=name, **{key: value for key, value in entry.items() if key in fields})
+            for name, entry in content.items()
+            if not name.startswith("_")
+        }
+
+    @property
+    def askable(self) -> list[str]:
+        """Names of the questions that a person can answer."""
+        return [name for name, question in self.questions.items() if not question.is_computed]
+
+    def choices(self, name: str, answers: Mapping[str, Any]) -> list[Any]:
+        """Return the values that a question allows, given the answers before it; none means any value."""
+        question = self.questions[name]
+        choices = question.choices
+        if isinstance(choices, str):
+            choices = yaml.safe_load(self._render(choices, answers)) or []
+        values = choices.values() if isinstance(choices, dict) else choices
+        return [question.cast(value) for value in values]
+
+    def applies(self, name: str, answers: Mapping[str, Any]) -> bool:
+        """Tell whether a question arises, given the answers before it."""
+        applies = self._render(self.questions[name].when, answers)
+        return applies if isinstance(applies, bool) else applies.strip().lower() in TRUE
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Return the profile of every backend, the default backend first."""
+        default = self.questions["backend"].default
+        names = sorted(self.choices("backend", {}), key=lambda name: name != default)
+        return {name: self.resolve({"project_name": "shop", "backend": name})["profile"] for name in names}
+
+    def resolve(self, given: Mapping[str, Any], *, asked: bool = False) -> dict[str, Any]:
+        """Return every answer, computed ones included, or raise BadInput for the first that cannot be.
+
+        With `asked`, what is not given will be asked for later. It counts as its default meanwhile, and so
+        does what depends on it, for it cannot be judged yet.
+        """
+        self._refuse_unknown(given)
+        answers: dict[str, Any] = {}
+        open_questions: set[str] = set()
+        for name, question in self.questions.items():
+            if question.is_computed:
+                answers[name] = question.cast(self._render(question.default, answers))
+                continue
+            applies = self.applies(name, answers)
+            if name in given and not applies:
+                raise BadInput(f"{name}: this question does not arise{self._given_that(name, answers)}.")
+            settled = not self.dependencies(name) & open_questions
+            is_given = name in given and settled
+            answers[name] = question.cast(given[name] if is_given else self._default(question, answers))
+            if applies and settled:
+                self._check(question, answers, is_given=is_given)
+            if asked and not is_given:
+                open_questions.add(name)
+        return answers
+
+    def dependencies(self, name: str) -> set[str]:
+        """Return the askable questions that an answer is checked against, also through computed ones."""
+        question = self.questions[name]
+        texts = [
+            question.validator,
+            question.choices,
+            question.when,
+            *([question.default] * question.is_computed),
+        ]
+        found: set[str] = set()
+        for text in texts:
+            if isinstance(text, str):
+                found |= jinja2.meta.find_undeclared_variables(self._environment.parse(text))
+        named = (found & self.questions.keys()) - {name}
+        computed = {other for other in named if self.questions[other].is_computed}
+        return (named - computed).union(*(self.dependencies(other) for other in computed))
+
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        """Copier's own environment, less its `yield`, which only paths use."""
+        options = dict(self.settings.get("_envops", {}))
+        if undefined := options.get("undefined"):
+            options["undefined"] = getattr(jinja2, undefined.removeprefix("jinja2."))
+        options.setdefault("keep_trailing_newline", True)
+        return jinja2.sandbox.SandboxedEnvironment(
+            loader=jinja2.FileSystemLoader(self.root),
+            extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
+            **options,
+        )
+
+    def _render(self, text: Any, answers: Mapping[str, Any]) -> Any:
+        if not isinstance(text, str):
+            return text
+        try:
+            return self._environment.from_string(text).render(answers)
+        except jinja2.TemplateError as error:
+            raise TemplateFault(f"copier.yml cannot be evaluated: {error}") from error
+
+    def _default(self, question: Question, answers: Mapping[str, Any]) -> Any:
+        if question.default is None:
+            raise BadInput(f"{question.name}: an answer is required. Add -d {question.name}=…")
+        return self._render(question.default, answers)
+
+    def _refuse_unknown(self, given: Iterable[str]) -> None:
+        for name in given:
+            if name not in self.questions:
+                raise BadInput(
+                    f"{name!r} is not a question{_nearest(name, self.askable)}. "
+                    f"Questions: {', '.join(self.askable)}."
+                )
+            if self.questions[name].is_computed:
+                raise BadInput(
+                    f"{name!r} is computed from the other answers and cannot be given. "
+                    f"Questions: {', '.join(self.askable)}."
+                )
+
+    def _check(self, question: Question, answers: Mapping[str, Any], *, is_given: bool) -> None:
+        name, answer = question.name, answers[question.name]
+        choices = self.choices(name, answers)
+        if choices and answer not in choices:
+            raise BadInput(
+                f"{name}: {answer!r} is not a choice{self._given_that(name, answers)}"
+                f"{_nearest(answer, choices)}. Choices: {', '.join(map(str, choices))}.",
+                question=name,
+            )
+        if complaint := self._render(question.validator, answers).strip():
+            shown = answer if len(str(answer)) <= SHOWN else f"{answer[:SHOWN]}…"
+            remedy = f"Given: {shown!r}" if is_given else f"Add -d {name}=…"
+            raise BadInput(f"{name}: {complaint}. {remedy}", question=name)
+        if isinstance(answer, str) and (unprintable := _unprintable(answer)):
+            raise BadInput(
+                f"{name}: holds {unprintable}, which no configuration file can carry. "
+                "Only line breaks and tabs are taken.",
+                question=name,
+            )
+
+    def _given_that(self, name: str, answers: Mapping[str, Any]) -> str:
+        """Say which earlier answers narrow a choice: ` with backend 'pgedge'`."""
+        names = self.dependencies(name)
+        facts = [f"{other} {answers[other]!r}" for other in self.askable if other in names]
+        return f" with {' and '.join(facts)}" if facts else ""
+
+
+# Of an answer that is refused, as much as helps to recognise it.
+SHOWN = 60
+
+
+def read_answers(file: Path) -> dict[str, Any]:
+    """Read answers from a YAML file, such as the `.copier-answers.yml` of another project."""
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise BadInput(f"The answers file {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise BadInput(
+            f"The answers file {file} is not YAML{line}. It holds lines like `backend: pgedge`."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise BadInput(f"The answers file {file} is not a mapping. It holds lines like `backend: pgedge`.")
+    return {name: answer for name, answer in content.items() if name not in ORIGIN}
+
+
+def _nearest(word: Any, words: Iterable[Any]) -> str:
+    """Return `; did you mean 'x'?` for the word that was probably meant, or nothing."""
+    found = difflib.get_close_matches(
+        str(word).lower(), {str(other).lower(): other for other in words}, n=1, cutoff=0.5
+    )
+    meant = [other for other in words if found and str(other).lower() == found[0]]
+    return f" (did you mean {meant[0]!r}?)" if meant else ""
+
+
+def _unprintable(text: str) -> str | None:
+    """Name the first character that YAML, TOML or UTF-8 has no way to hold, if there is one."""
+    for character in text:
+        # Cc: control characters; Cs: surrogates, which bytes of the command line that are not UTF-8 become.
+        if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\t":
+            return f"the control character U+{ord(character):04X}"
+    return None

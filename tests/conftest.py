@@ -1,0 +1,163 @@
+"""What the tests share: the variants, each rendered once per run, and ways to run the command line."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from scaffold import matrix
+from scaffold.questions import Questionnaire
+from scaffold.render import render
+
+ROOT = Path(__file__).parents[1]
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".demo", ".*_cache", "__pycache__", "build", "dist")
+
+QUESTIONNAIRE = Questionnaire(ROOT)
+VARIANTS = {variant.name: variant for variant in matrix.variants(QUESTIONNAIRE)}
+DEFAULT = next(iter(VARIANTS))
+
+# Free text that breaks YAML, TOML, SQL, a shell, Python or Jinja if it is not escaped for it.
+HOSTILE = """It's "quoted" \\ and {{ braced }} {% raw %} {# no comment #} $(touch pwned) `id` ${HOME} %s {0}
+second line: 'yes' # no comment
+\ttab; '); DROP TABLE account; -- \"\"\" ''' </script> [tool.ruff] - ünï∂ : 日本 🎉 \\N{BELL} \\u0041 \\"""
+EDGES = {
+    variant.name: variant
+    for variant in (
+        matrix.Variant(
+            "hostile-text",
+            {
+                "project_name": "shop",
+                "description": HOSTILE,
+                "author_name": HOSTILE,
+                "author_email": "a.b+c@d-e.example",
+            },
+        ),
+        matrix.Variant(
+            "long-names",
+            {
+                "project_name": "a" * 40,
+                "package_name": "b" * 40,
+                "description": "word " * 60,
+                "author_name": "x" * 200,
+            },
+        ),
+    )
+}
+EVERY = VARIANTS | EDGES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_git_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody's own name, hooks or signing key takes part in a test."""
+    configuration = tmp_path_factory.mktemp("git") / "config"
+    configuration.write_text("[user]\nname = Ada\nemail = ada@example.org\n[init]\ndefaultBranch = trunk\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", str(configuration))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        for name in [
+            name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG")
+        ]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds every variant, each in a folder of its name."""
+    folder = tmp_path_factory.mktemp("renders")
+    for variant in EVERY.values():
+        render(ROOT, folder / variant.name, variant.answers)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(renders: Path) -> Callable[[str], Path]:
+    """The project of one variant. Not to be written to: other tests read it."""
+    return lambda name: renders / name
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this work tree, outside any repository."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("pristine") / "scaffold", ignore=NOT_COPIED)
+
+
+@pytest.fixture
+def checkout(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of this work tree as a repository of one commit, to be changed at will."""
+    folder = shutil.copytree(pristine, tmp_path / "checkout")
+    git(folder, "init", "--quiet")
+    commit(folder, "everything")
+    return folder
+
+
+class Scaffold:
+    """The command line, run as its user does, in a folder that is empty at first."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __call__(
+        self,
+        *arguments: str | bytes | Path,
+        root: Path = ROOT,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line that belongs to the template at `root`."""
+        return subprocess.run(
+            [sys.executable, "-m", "scaffold", *arguments],
+            cwd=cwd or self.place,
+            env={**os.environ, "PYTHONPATH": str(root / "generator"), "COLUMNS": "200", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def scaffold(tmp_path: Path) -> Scaffold:
+    place = tmp_path / "place"
+    place.mkdir()
+    return Scaffold(place)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git, which must succeed, and return what it says."""
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def commit(folder: Path, message: str, *, tag: str | None = None) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+    if tag:
+        git(folder, "tag", tag)
+
+
+def files(project: Path) -> dict[str, bytes]:
+    """Return every file of a project by its path, repositories and what tools leave behind aside."""
+    left_behind = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__", ".venv", ".cluster"}
+    return {
+        str(path.relative_to(project)): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file() and not left_behind & set(path.parts)
+    }
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies in a folder, in order."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def digest(project: Path, *endings: str) -> str:
+    """Return what two projects have in common when their files with these endings are the same."""
+    content = repr([(name, data) for name, data in files(project).items() if name.endswith(endings)])
+    return hashlib.sha256(content.encode()).hexdigest()

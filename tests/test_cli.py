@@ -1,0 +1,370 @@
+"""The command line as its user meets it: what it prints, what it exits with, what it leaves behind."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import DEFAULT, QUESTIONNAIRE, ROOT, VARIANTS, Scaffold, files, names
+from scaffold import __version__
+from scaffold.cli import NEXT_STEPS
+
+REFUSED = 2
+
+
+# At once
+
+
+def test_help_imports_nothing_heavy() -> None:
+    probe = (
+        "import sys; sys.argv = ['scaffold', '--help']\n"
+        "from scaffold.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", probe],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "generator")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Usage: scaffold" in result.stdout
+    imported = set(result.stdout.splitlines()[-1].split())
+    assert not imported & {"copier", "jinja2", "yaml", "pydantic", "rich", "plumbum", "sqlalchemy"}
+
+
+def test_version_is_the_one_of_the_package(scaffold: Scaffold) -> None:
+    assert scaffold("--version").stdout == f"scaffold {__version__}\n"
+
+
+def test_no_command_lists_the_commands(scaffold: Scaffold) -> None:
+    shown = scaffold().stdout + scaffold().stderr
+    assert all(command in shown for command in ("new", "backends", "demo", "matrix"))
+
+
+# new
+
+
+def test_new_makes_a_project_with_a_first_commit(scaffold: Scaffold) -> None:
+    result = scaffold("new", "shop")
+    assert result.returncode == 0, result.stderr
+    project = scaffold.place / "shop"
+    log = subprocess.run(
+        ["git", "log", "--format=%an %s"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout
+    assert log == "Ada Start from the scaffold\n"
+    assert names(scaffold.place) == ["shop"]
+
+
+def test_new_ends_with_steps_that_can_be_pasted(scaffold: Scaffold) -> None:
+    result = scaffold("new", "-d", "project_name=shop", "my $shop's", "--no-git")
+    assert result.returncode == 0, result.stderr
+    first, *steps = result.stdout.splitlines()
+    assert "my $shop's is made" in first
+    assert [step.strip() for step in steps] == [
+        f"cd {shlex.quote(chr(109) + 'y $shop' + chr(39) + 's')}",
+        *NEXT_STEPS,
+    ]
+    entered = subprocess.run(
+        ["sh", "-c", f"{steps[0]} && ls Makefile"],
+        cwd=scaffold.place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert entered.stdout == "Makefile\n"
+
+
+def test_a_folder_with_a_leading_dash_can_be_entered(scaffold: Scaffold) -> None:
+    result = scaffold("new", "-d", "project_name=shop", "--no-git", "--", "-shop")
+    assert "  cd ./-shop\n" in result.stdout
+
+
+def test_the_steps_do_not_enter_the_folder_one_is_in(scaffold: Scaffold, tmp_path: Path) -> None:
+    here = tmp_path / "shop"
+    here.mkdir()
+    result = scaffold("new", ".", "--no-git", cwd=here)
+    assert result.returncode == 0, result.stderr
+    assert "cd " not in result.stdout
+
+
+def test_every_next_step_is_a_target_of_the_project(renders: Path) -> None:
+    makefile = (renders / DEFAULT / "Makefile").read_text()
+    assert [step for step in NEXT_STEPS if f"\n{step.removeprefix('make ')}:" not in f"\n{makefile}"] == []
+
+
+def test_options_become_answers(scaffold: Scaffold) -> None:
+    answers = scaffold.place / "answers.yml"
+    answers.write_text("keys: identity\nlicence: Apache-2.0\ndescription: from the file\n")
+    options = ["--answers", str(answers), "--keys", "uuid", "-d", "description=a=b c", "--no-git"]
+    result = scaffold("new", "shop", *options)
+    assert result.returncode == 0, result.stderr
+    recorded = (scaffold.place / "shop/.copier-answers.yml").read_text()
+    for line in ("keys: uuid", "licence: Apache-2.0", "description: a=b c"):
+        assert line in recorded
+
+
+def test_output_is_plain_without_a_terminal(scaffold: Scaffold) -> None:
+    result = scaffold("new", "shop", env={"FORCE_COLOR": ""})
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_dry_run_prints_answers_and_files_and_writes_nothing(scaffold: Scaffold, renders: Path) -> None:
+    result = scaffold("new", "shop", "--keys", "uuid", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert '  keys: "uuid"\n' in result.stdout
+    assert '  licence: "MIT"  (default)\n' in result.stdout
+    listed = result.stdout.split("files in shop\n")[1].split("\n")
+    variant = next(name for name, one in VARIANTS.items() if one.answers.get("keys") == "uuid")
+    assert {line.strip() for line in listed if line} == set(files(renders / variant))
+    assert names(scaffold.place) == []
+
+
+# On a terminal
+
+DOWN, ENTER, INTERRUPT = b"\x1b[B", b"\r", b"\x03"
+
+
+def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
+    """Run `scaffold new shop` with every answer given but one, and press keys once that is asked for."""
+    answers = QUESTIONNAIRE.resolve({"project_name": "shop"})
+    given = [f"-d{name}={answers[name]}" for name in QUESTIONNAIRE.askable if name != asked]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scaffold", "new", "shop", *given],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "generator"), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    deadline = time.monotonic() + 20
+    # Reading fails once the last writer has closed its end.
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], 0.3)[0]:
+                if keys and QUESTIONNAIRE.questions[asked].help.encode() in shown:
+                    os.write(ours, keys)
+                    keys = b""
+                continue
+            shown += os.read(ours, 65536)
+            if shown.endswith(b"\x1b[6n"):  # The terminal is asked where its cursor is.
+                os.write(ours, b"\x1b[1;1R")
+    os.close(ours)
+    return process.wait(timeout=10), shown.decode(errors="replace")
+
+
+def test_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
+    code, shown = at_a_terminal(tmp_path, "licence", DOWN + ENTER)
+    assert code == 0, shown
+    assert "licence: Apache-2.0\n" in (tmp_path / "shop/.copier-answers.yml").read_text()
+    assert "make up" in shown
+
+
+def test_what_is_asked_for_can_be_refused(tmp_path: Path) -> None:
+    code, shown = at_a_terminal(tmp_path, "licence", INTERRUPT)
+    assert code == 130
+    assert "Traceback" not in shown
+    assert names(tmp_path) == []
+
+
+# Bad input: one clear message, exit code 2, nothing written
+
+BAD = {
+    "unknown backend": (["--backend", "pgedg"], ["'pgedg'", "did you mean 'pgedge'?", "Choices: pgedge"]),
+    "unknown key strategy": (["--keys", "uid"], ["'uid'", "backend 'pgedge'", "did you mean 'uuid'?"]),
+    "unknown question": (["-d", "licens=MIT"], ["'licens' is not a question", "did you mean 'licence'?"]),
+    "unknown choice": (["-d", "licence=GPL"], ["'GPL' is not a choice", "Apache-2.0"]),
+    "computed answer": (["-d", "profile={}"], ["'profile' is computed"]),
+    "no equals sign": (["-d", "licence"], ["'licence' has no '='"]),
+    "no question": (["-d", "=MIT"], ["'' is not a question"]),
+    "one answer twice": (["-d", "keys=uuid", "-d", "keys=identity"], ["twice", "'uuid'", "'identity'"]),
+    "two ways that disagree": (["--keys", "uuid", "-d", "keys=identity"], ["--keys says 'uuid'", "identity"]),
+    "Jinja in a name": (["-d", "project_name={{ 7 * 7 }}"], ["project_name: a project name is"]),
+    "reserved package": (["-d", "package_name=sqlalchemy"], ["sqlalchemy_app' is free"]),
+    "control character": (
+        ["-d", "description=a\x1b[31mb"],
+        ["description: holds the control character U+001B"],
+    ),
+    "bytes that are no text": (
+        ["-d", b"author_name=a\xffb"],
+        ["author_name: holds the control character U+DCFF"],
+    ),
+    "no such answers file": (["--answers", "none.yml"], ["none.yml cannot be read: No such file"]),
+    "a folder as answers file": (["--answers", "."], ["cannot be read: Is a directory"]),
+    "unknown option": (["--bakend", "pgedge"], ["No such option: --bakend"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_message_and_nothing_is_written(
+    scaffold: Scaffold, arguments: list[Any], said: list[str]
+) -> None:
+    result = scaffold("new", "shop", *arguments)
+    assert result.returncode == REFUSED
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stderr
+    assert [words for words in said if words not in result.stderr] == []
+    assert names(scaffold.place) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("keys: [", "is not YAML (line 1)"),
+        ("- keys", "is not a mapping"),
+        ("keyz: uuid\n", "'keyz' is not a question (did you mean 'keys'?)"),
+        ("keys: null\n", "keys: None is not of type str"),
+        ("profile: {}\n", "'profile' is computed"),
+    ],
+)
+def test_bad_answers_files_are_bad_input(scaffold: Scaffold, tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "answers.yml"
+    file.write_text(content)
+    result = scaffold("new", "shop", "--answers", file)
+    assert result.returncode == REFUSED
+    assert said in result.stderr
+    assert names(scaffold.place) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["My Shop", "größe", "1shop", "a" * 200, "shop\n", "{{ x }}", "import", "o'shop"]
+)
+def test_a_folder_whose_name_cannot_name_a_project_needs_another_name(scaffold: Scaffold, name: str) -> None:
+    result = scaffold("new", "--", name)
+    assert result.returncode == REFUSED
+    assert "_name" in result.stderr
+    assert "Add -d " in result.stderr
+    assert names(scaffold.place) == []
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(scaffold: Scaffold) -> None:
+    target = scaffold.place / "shop"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    result = scaffold("new", "shop")
+    assert result.returncode == REFUSED
+    assert "shop is not empty: it holds mine.txt" in result.stderr
+    assert files(target) == {"mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("file", "file exists and is not a folder"),
+        ("file/shop", "Not a directory"),
+        ("link", "link exists and is not a folder"),
+        ("/proc/shop", "Nothing can be written in /proc"),
+        ("/proc/a/b/shop", "Nothing can be written in /proc"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_bad_input_even_for_root(
+    scaffold: Scaffold, path: str, said: str
+) -> None:
+    if path.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    (scaffold.place / "file").write_text("mine")
+    (scaffold.place / "link").symlink_to("nowhere")
+    result = scaffold("new", path, "-d", "project_name=shop")
+    assert result.returncode == REFUSED
+    assert said in result.stderr
+    assert names(scaffold.place) == ["file", "link"]
+
+
+def test_without_git_the_way_out_is_named(scaffold: Scaffold, tmp_path: Path) -> None:
+    nothing = tmp_path / "empty"
+    nothing.mkdir()
+    refused = scaffold("new", "shop", env={"PATH": str(nothing)})
+    assert refused.returncode == REFUSED
+    assert "git is not on PATH" in refused.stderr
+    assert "--no-git" in refused.stderr
+    assert scaffold("new", "shop", "--no-git", env={"PATH": str(nothing)}).returncode == 0
+
+
+def test_a_traceback_is_shown_to_those_who_ask(scaffold: Scaffold) -> None:
+    result = scaffold("new", "shop", "--keys", "none", "--debug")
+    assert result.returncode == REFUSED
+    assert "Traceback" in result.stderr
+
+
+def test_a_fault_of_the_template_is_not_blamed_on_the_answers(scaffold: Scaffold, checkout: Path) -> None:
+    (checkout / "template/project/broken.txt.jinja").write_text("{{ profile.titel }}")
+    result = scaffold("new", "shop", root=checkout)
+    assert result.returncode == 1
+    assert "This is a fault of the template, not of your answers" in result.stderr
+    assert "titel" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert names(scaffold.place) == []
+
+
+# backends
+
+
+def test_backends_lists_every_pack(scaffold: Scaffold) -> None:
+    shown = scaffold("backends").stdout
+    for name, profile in QUESTIONNAIRE.profiles().items():
+        assert name in shown
+        assert profile["title"] in shown
+        assert all(key in shown for key in profile["key_strategies"])
+
+
+def test_backends_as_json_holds_what_a_program_asks_for(scaffold: Scaffold) -> None:
+    rows = json.loads(scaffold("backends", "--json").stdout)
+    for name, profile in QUESTIONNAIRE.profiles().items():
+        row = rows[name]
+        assert row["default_keys"] == profile["key_strategy"]
+        assert row["default_keys"] in row["keys"]
+        assert {"title", "summary", "topology", "nodes", "image", "sqlalchemy", "embedded"} < row.keys()
+
+
+# matrix
+
+
+def test_matrix_renders_the_variants_that_are_asked_for(scaffold: Scaffold) -> None:
+    result = scaffold("matrix", "out", "--only", "licence", "--json")
+    assert result.returncode == 0, result.stderr
+    listed = json.loads(result.stdout)
+    assert listed == {name: dict(one.answers) for name, one in VARIANTS.items() if "licence" in name}
+    assert names(scaffold.place / "out") == sorted(listed)
+
+
+def test_matrix_says_which_variants_there_are(scaffold: Scaffold) -> None:
+    result = scaffold("matrix", "out", "--only", "nothing")
+    assert result.returncode == REFUSED
+    assert DEFAULT in result.stderr
+    assert names(scaffold.place) == []
+
+
+def test_matrix_replaces_nothing(scaffold: Scaffold) -> None:
+    (scaffold.place / DEFAULT).mkdir()
+    result = scaffold("matrix", ".", "--only", DEFAULT)
+    assert result.returncode == REFUSED
+    assert f"{DEFAULT} exists" in result.stderr
+
+
+def test_matrix_exits_with_1_if_a_variant_fails(scaffold: Scaffold, checkout: Path) -> None:
+    tests = checkout / "template/project/tests"
+    shutil.rmtree(tests)
+    tests.mkdir()
+    (tests / "test_fails.py").write_text("def test_fails() -> None:\n    raise AssertionError\n")
+    result = scaffold("matrix", "out", "--run", "--json", "--only", "uuid", root=checkout)
+    assert result.returncode == 1, result.stderr
+    (outcome,) = json.loads(result.stdout)
+    assert outcome["status"] == "FAIL"
+    assert "1 failed" in outcome["summary"]

@@ -1,0 +1,234 @@
+"""Hooks around a render: each usable by hand after a plain `copier copy`, and none fails a render."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Scaffold, commit, git, names
+from scaffold.render import load_hook
+
+HOOKS = {file.stem: load_hook(ROOT, file.stem) for file in sorted((ROOT / "hooks").glob("*.py"))}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "README.md").write_text("a project\n")
+    return folder
+
+
+def program(folder: Path, name: str, script: str) -> str:
+    """Make a program of that name and return a PATH that finds it first."""
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_needs_nothing_but_the_standard_library(name: str) -> None:
+    # -I and -S: neither the environment nor installed packages are seen.
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", ROOT / "hooks" / f"{name}.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["git", "lock"])
+def test_a_hook_by_hand_does_what_it_says(name: str, project: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "hooks" / f"{name}.py", project], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", ["git", "lock"])
+def test_a_hook_by_hand_refuses_what_is_no_folder(name: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "hooks" / f"{name}.py", tmp_path / "none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "none is not a folder" in result.stderr
+
+
+# preflight
+
+
+def test_preflight_passes_where_a_project_can_be_made(tmp_path: Path) -> None:
+    assert HOOKS["preflight"].run(tmp_path / "shop") == f"{tmp_path / 'shop'} is free"
+    assert names(tmp_path) == []
+
+
+def test_preflight_refuses_a_folder_that_is_not_empty(project: Path) -> None:
+    with pytest.raises(HOOKS["preflight"].Refused, match=r"not empty: it holds README\.md"):
+        HOOKS["preflight"].run(project)
+
+
+def test_preflight_refuses_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(HOOKS["preflight"].Refused, match="File name too long"):
+        HOOKS["preflight"].run(tmp_path / ("a" * 300))
+
+
+def test_preflight_wants_git_only_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HOOKS["preflight"].Refused, match="--no-git"):
+        HOOKS["preflight"].run(tmp_path / "shop")
+    assert HOOKS["preflight"].run(tmp_path / "shop", git=False)
+
+
+def test_preflight_by_hand_exits_with_2(project: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "hooks/preflight.py", project], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "is not empty" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_preflight_refuses_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(HOOKS["preflight"].Refused, match="Permission denied"):
+        HOOKS["preflight"].run(tmp_path / "shop")
+
+
+# git
+
+
+def test_git_commits_everything_on_main(project: Path) -> None:
+    assert HOOKS["git"].run(project) == "git: first commit on main"
+    assert (
+        git(project, "log", "--format=%an <%ae> %s", "main")
+        == "Ada <ada@example.org> Start from the scaffold"
+    )
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_git_commits_without_knowing_its_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    said = HOOKS["git"].run(project)
+    assert "as scaffold <scaffold@localhost>" in said
+    assert "git commit --amend --reset-author" in said
+    assert git(project, "log", "--format=%an") == "scaffold"
+    # Nothing of it stays: the user's own commits are to be the user's.
+    assert "user" not in git(project, "config", "--local", "--list")
+
+
+def test_git_leaves_a_project_inside_a_repository_to_that(project: Path) -> None:
+    git(project.parent, "init", "--quiet")
+    said = HOOKS["git"].run(project)
+    assert said == f"git: shop lies in the repository {project.parent} and got none of its own"
+    assert names(project) == ["README.md"]
+    assert git(project.parent, "status", "--porcelain") == "?? shop/"
+
+
+def test_git_runs_none_of_the_users_hooks(project: Path, tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks"
+    program(hooks, "pre-commit", "exit 1")
+    git(tmp_path, "config", "--global", "core.hooksPath", str(hooks))
+    try:
+        assert HOOKS["git"].run(project) == "git: first commit on main"
+    finally:
+        git(tmp_path, "config", "--global", "--unset", "core.hooksPath")
+
+
+def test_git_leaves_everything_staged_if_it_cannot_commit(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "commit.gpgSign")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "true")
+    monkeypatch.setenv("GIT_CONFIG_KEY_1", "gpg.program")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_1", "false")
+    assert HOOKS["git"].run(project).startswith("git: everything is staged, but not committed (")
+    assert git(project, "status", "--porcelain") == "A  README.md"
+
+
+def test_git_is_not_led_astray_by_the_hook_it_may_run_in(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    (other / "file").write_text("theirs")
+    commit(other, "theirs")
+    script = ROOT / "hooks/git.py"
+    subprocess.run(
+        [sys.executable, script, project], env={**os.environ, "GIT_DIR": str(other / ".git")}, check=True
+    )
+    assert git(other, "log", "--format=%s") == "theirs"
+    assert git(project, "log", "--format=%s") == "Start from the scaffold"
+
+
+def test_git_that_is_not_there_is_no_failure(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert HOOKS["git"].run(project) == "git: no first commit, git is not on PATH"
+
+
+# lock
+
+
+def test_lock_without_uv_says_what_to_do(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (
+        HOOKS["lock"].run(project)
+        == "lock: no uv.lock, for uv is not on PATH; once it is, `uv lock` in the project makes it"
+    )
+
+
+def test_lock_runs_uv_in_the_project(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", 'echo "$@" > uv.lock'))
+    assert HOOKS["lock"].run(project) == "lock: uv.lock holds exact versions"
+    assert (project / "uv.lock").read_text() == "lock --quiet\n"
+
+
+def test_lock_without_a_network_is_no_failure(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", "echo 'error: dns error' >&2; exit 2"))
+    assert HOOKS["lock"].run(project).startswith("lock: no uv.lock (error: dns error); with a network,")
+
+
+def test_lock_does_not_wait_for_ever(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(HOOKS["lock"], "TIMEOUT", 0.2)
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", "exec sleep 10"))
+    assert "uv gave no answer in 0.2 s" in HOOKS["lock"].run(project)
+
+
+# Within a render
+
+
+def test_what_is_committed_includes_the_lock(scaffold: Scaffold, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "uv", 'echo "$@" > uv.lock')
+    result = scaffold("new", "shop", "--lock", env={"PATH": path})
+    assert result.returncode == 0, result.stderr
+    assert "uv.lock" in git(scaffold.place / "shop", "ls-files").splitlines()
+
+
+def test_hooks_are_optional(scaffold: Scaffold) -> None:
+    assert scaffold("new", "shop", "--no-git").returncode == 0
+    assert not (scaffold.place / "shop/.git").exists()
+    assert not (scaffold.place / "shop/uv.lock").exists()
+
+
+def test_a_project_inside_a_repository_is_made_without_one_of_its_own(scaffold: Scaffold) -> None:
+    git(scaffold.place, "init", "--quiet")
+    result = scaffold("new", "shop")
+    assert result.returncode == 0
+    assert "lies in the repository" in result.stderr
+    assert not (scaffold.place / "shop/.git").exists()

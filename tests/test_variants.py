@@ -1,0 +1,324 @@
+"""Every variant is a project that one would have written by hand: sound, tidy, green on its own servers."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, digest, files
+from scaffold import matrix
+
+Rendered = Callable[[str], Path]
+
+# What nobody but this backend's projects may speak of.
+WORDS = {
+    "aurora": ["aurora", "amazon"],
+    "cockroachdb": ["cockroach", "crdb"],
+    "multidb": ["multidb", "postgres_fdw"],
+    "pgedge": ["pgedge", "spock"],
+    "tenants": ["tenant"],
+}
+# Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
+LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
+EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
+
+# Every project holds these files,
+FILES = """
+    .copier-answers.yml
+    .env.example
+    .gitignore
+    LICENSE
+    Makefile
+    README.md
+    alembic.ini
+    compose.yaml
+    migrations/env.py
+    migrations/script.py.mako
+    migrations/versions/0001_ledger.py
+    pyproject.toml
+    src/shop/__init__.py
+    src/shop/__main__.py
+    src/shop/bank.py
+    src/shop/db/__init__.py
+    src/shop/db/backend.py
+    src/shop/db/database.py
+    src/shop/db/engines.py
+    src/shop/db/errors.py
+    src/shop/db/keys.py
+    src/shop/db/retry.py
+    src/shop/db/routing.py
+    src/shop/models.py
+    src/shop/ops/__init__.py
+    src/shop/ops/cli.py
+    src/shop/ops/cluster/__init__.py
+    src/shop/ops/cluster/compose.py
+    src/shop/ops/cluster/embedded.py
+    src/shop/ops/cluster/kinds.py
+    src/shop/ops/cluster/nodes.py
+    src/shop/ops/cluster/programs.py
+    src/shop/ops/cluster/server.py
+    src/shop/ops/cluster/wiring.py
+    src/shop/ops/connections.py
+    src/shop/ops/migrate.py
+    src/shop/ops/schema.py
+    src/shop/ops/topology.py
+    src/shop/ops/verify/__init__.py
+    src/shop/ops/verify/backend_checks.py
+    src/shop/ops/verify/check.py
+    src/shop/ops/verify/checks.py
+    src/shop/ops/verify/report.py
+    src/shop/ops/verify/run.py
+    src/shop/ops/verify/scratch.py
+    src/shop/py.typed
+    src/shop/settings.py
+    tests/conftest.py
+    tests/test_backend.py
+    tests/test_bank.py
+    tests/test_cli.py
+    tests/test_cluster.py
+    tests/test_database.py
+    tests/test_keys.py
+    tests/test_migrate.py
+    tests/test_settings.py
+    tests/test_verify.py
+"""
+# those of its backend,
+OF_BACKEND = {
+    "pgedge": """
+        cluster/links.sh
+        cluster/node.sql
+        cluster/secrets.sh
+        cluster/wire.sh
+        src/shop/ops/cluster/snowflake.sql
+    """,
+}
+# and those of its key strategy.
+OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    """Run a tool, which must succeed; what it says is the message if it does not."""
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+
+
+def texts(project: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of every file."""
+    for name, data in files(project).items():
+        yield name, data.decode()
+
+
+# All renders in one go
+
+
+def test_ruff_finds_nothing(renders: Path) -> None:
+    run(sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", ".", cwd=renders)
+
+
+def test_ruff_would_format_nothing(renders: Path) -> None:
+    run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".", cwd=renders)
+
+
+def test_every_module_compiles(renders: Path) -> None:
+    for file in renders.rglob("*.py"):
+        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+
+
+def test_every_yaml_and_toml_file_can_be_read(renders: Path) -> None:
+    for project in renders.iterdir():
+        for name, text in texts(project):
+            if name.endswith((".yml", ".yaml")):
+                assert list(yaml.safe_load_all(text)), f"{project.name}/{name}"
+            if name.endswith(".toml"):
+                assert tomllib.loads(text), f"{project.name}/{name}"
+
+
+def test_no_jinja_is_left_over(renders: Path) -> None:
+    found = [
+        f"{project.name}/{name}: {match.group()}"
+        for project in renders.iterdir()
+        # There, braces are somebody's description.
+        if project.name != "hostile-text"
+        for name, text in texts(project)
+        if (match := LEFTOVER.search(name) or LEFTOVER.search(text))
+    ]
+    assert found == []
+
+
+def test_no_line_ends_in_blanks_and_every_file_in_one_newline(renders: Path) -> None:
+    untidy = [
+        f"{project.name}/{name}"
+        for project in renders.iterdir()
+        for name, text in texts(project)
+        if re.search(r"[ \t\r]$", text, re.MULTILINE) or (text and not re.search(r"[^\n]\n\Z", text))
+    ]
+    assert untidy == []
+
+
+def test_no_file_is_empty_without_a_purpose(renders: Path) -> None:
+    empty = [file for file in renders.rglob("*") if file.is_file() and not file.read_bytes().strip()]
+    assert {file.name for file in empty} <= EMPTY_ON_PURPOSE
+
+
+def test_no_folder_is_empty(renders: Path) -> None:
+    assert [folder for folder in renders.rglob("*") if folder.is_dir() and not any(folder.iterdir())] == []
+
+
+def test_every_backend_has_its_words() -> None:
+    assert set(QUESTIONNAIRE.choices("backend", {})) <= WORDS.keys()
+
+
+def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
+    found = []
+    for name, variant in EVERY.items():
+        own = variant.answers.get("backend", EVERY[DEFAULT].answers["backend"])
+        others = [word for backend, words in WORDS.items() if backend != own for word in words]
+        pattern = re.compile("|".join(others), re.IGNORECASE)
+        found += [
+            f"{name}/{file}: {match.group()}"
+            for file, text in texts(rendered(name))
+            if (match := pattern.search(file) or pattern.search(text))
+        ]
+    assert found == []
+
+
+# One by one
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) -> None:
+    answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
+    expected = " ".join((FILES, OF_BACKEND[answers["backend"]], OF_KEYS[answers["keys"]])).split()
+    package = f"src/{answers['package_name']}/"
+    assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)
+
+
+@pytest.fixture(scope="session")
+def judged() -> dict[tuple[str, ...], str]:
+    """Code that mypy has accepted, by what it consists of: variants that differ in a licence share it."""
+    return {}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_mypy_finds_nothing_in_strict_mode(
+    name: str,
+    rendered: Rendered,
+    judged: dict[tuple[str, ...], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    project = rendered(name)
+    settings = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert settings["strict"] is True
+    code = (digest(project, ".py"), json.dumps(settings))
+    if code not in judged:
+        cache = tmp_path_factory.getbasetemp() / "mypy"
+        run(sys.executable, "-m", "mypy", "--cache-dir", cache, cwd=project)
+        judged[code] = name
+
+
+def has_compose() -> bool:
+    version = ["docker", "compose", "version"]
+    return (
+        bool(shutil.which("docker"))
+        and subprocess.run(version, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_docker_accepts_the_compose_file(name: str, rendered: Rendered, tmp_path: Path) -> None:
+    if not has_compose():
+        pytest.skip("docker compose is not here")
+    # A copy: the file names secrets that `up` makes.
+    project = shutil.copytree(rendered(name), tmp_path / "shop")
+    run("docker", "compose", "config", "--quiet", cwd=project)
+
+
+def behaviour(project: Path) -> str:
+    """Return what a project does, as opposed to what is said about it and under which licence."""
+    content = {name: data.decode() for name, data in files(project).items()}
+    declared = tomllib.loads(content.pop("pyproject.toml"))
+    said = {"LICENSE", "README.md", ".copier-answers.yml"}
+    fields = {"license", "classifiers", "description", "authors"}
+    kept = {name: text for name, text in content.items() if name not in said}
+    project_fields = {name: value for name, value in declared.pop("project").items() if name not in fields}
+    return repr((kept, project_fields, declared))
+
+
+@pytest.fixture(scope="session")
+def outcomes(
+    renders: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[matrix.Outcome]]]:
+    """The outcome of each variant's own tests, which start once somebody asks for the first one.
+
+    Variants that behave the same to the last byte share one run: a licence cannot fail a test.
+    """
+    folder = tmp_path_factory.mktemp("run")
+    with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
+        runs: dict[str, Future[matrix.Outcome]] = {}
+        by_name = {}
+        for name in EVERY:
+            same = behaviour(renders / name)
+            if same not in runs:
+                project = shutil.copytree(renders / name, folder / name)
+                runs[same] = pool.submit(matrix.run_tests, project, sys.executable)
+            by_name[name] = runs[same]
+        yield by_name
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_project_passes_its_own_tests(name: str, outcomes: dict[str, Future[matrix.Outcome]]) -> None:
+    outcome = outcomes[name].result()
+    if outcome.status == "SKIP":
+        pytest.skip(outcome.summary)
+    assert outcome.status == "PASS", outcome.log.read_text(errors="replace")[-6000:]
+
+
+# Text that breaks things
+
+
+def folded(text: str) -> str:
+    """A one-line field may fold white space, and nothing else."""
+    return " ".join(text.split())
+
+
+def test_hostile_text_is_carried_through_toml(rendered: Rendered) -> None:
+    declared = tomllib.loads((rendered("hostile-text") / "pyproject.toml").read_text())["project"]
+    assert folded(declared["description"]) == folded(HOSTILE)
+    assert folded(declared["authors"][0]["name"]) == folded(HOSTILE)
+
+
+def test_hostile_text_is_carried_through_yaml(rendered: Rendered) -> None:
+    answers = yaml.safe_load((rendered("hostile-text") / ".copier-answers.yml").read_text())
+    assert answers["description"] == HOSTILE
+    assert answers["author_name"] == HOSTILE
+
+
+def test_hostile_text_runs_nothing(rendered: Rendered) -> None:
+    assert not list(rendered("hostile-text").rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_project_can_be_built(name: str, rendered: Rendered) -> None:
+    """Its own build backend accepts every field."""
+    project = rendered(name)
+    result = subprocess.run(
+        [sys.executable, "-m", "hatchling", "metadata"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    metadata = json.loads(result.stdout)
+    answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
+    assert metadata["name"] == answers["project_name"].replace("_", "-")
+    assert metadata["requires-python"] == f">={answers['python_version']}"

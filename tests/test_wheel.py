@@ -1,0 +1,105 @@
+"""The wheel carries the template: an installed `scaffold` needs no checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import DEFAULT, files, git
+from scaffold import __version__
+
+PACKED = "scaffold/_template/"
+
+
+@pytest.fixture(scope="module")
+def wheel(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution, as an index would get them."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, pristine],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel in it; what it depends on is lent by this one."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder)
+    python = folder / "bin/python"
+    arguments = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *arguments], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+Installed = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def scaffold(installed: Path, tmp_path: Path) -> Installed:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            [installed / "bin/scaffold", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_wheel_holds_the_template_file_by_file(wheel: Path, pristine: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    names = [name for name in archive.namelist() if name.startswith(PACKED)]
+    packed = {name.removeprefix(PACKED): archive.read(name) for name in names}
+    kept = ("copier.yml", "hooks/", "template/")
+    assert packed == {name: data for name, data in files(pristine).items() if name.startswith(kept)}
+
+
+def test_the_wheel_puts_one_package_into_an_environment(wheel: Path) -> None:
+    top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert top == {"scaffold", f"scaffold-{__version__}.dist-info"}
+
+
+def test_the_version_is_that_of_the_wheel(scaffold: Installed, wheel: Path) -> None:
+    assert scaffold("--version").stdout == f"scaffold {__version__}\n"
+    assert wheel.name.startswith(f"scaffold-{__version__}-")
+
+
+def test_an_installed_scaffold_makes_the_same_project(
+    scaffold: Installed, tmp_path: Path, renders: Path
+) -> None:
+    result = scaffold("new", "shop")
+    assert result.returncode == 0, result.stderr
+    ours, theirs = files(tmp_path / "shop"), files(renders / DEFAULT)
+    recorded, others = (yaml.safe_load(project.pop(".copier-answers.yml")) for project in (ours, theirs))
+    assert ours == theirs
+    assert public(recorded) == public(others)
+    # Where the wheel came from is not known, so nothing is claimed that an update would look for in vain.
+    assert "_commit" not in recorded
+    assert git(tmp_path / "shop", "status", "--porcelain") == ""
+
+
+def public(answers: dict[str, str]) -> dict[str, str]:
+    return {name: answer for name, answer in answers.items() if not name.startswith("_")}
+
+
+def test_an_installed_scaffold_knows_its_backends(scaffold: Installed) -> None:
+    assert "pgedge" in scaffold("backends", "--json").stdout
