@@ -199,11 +199,11 @@ BAD = {
     "reserved package": (["-d", "package_name=sqlalchemy"], ["sqlalchemy_app' is free"]),
     "control character": (
         ["-d", "description=a\x1b[31mb"],
-        ["description: holds the control character U+001B"],
+        ["description: it holds a character that no configuration file can carry"],
     ),
     "bytes that are no text": (
         ["-d", b"author_name=a\xffb"],
-        ["author_name: holds the control character U+DCFF"],
+        ["author_name: it holds a character that no configuration file can carry"],
     ),
     "no such answers file": (["--answers", "none.yml"], ["none.yml cannot be read: No such file"]),
     "a folder as answers file": (["--answers", "."], ["cannot be read: Is a directory"]),

@@ -8,7 +8,6 @@ works out all the others again, exactly as it does for `copier copy`.
 
 import difflib
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,12 +204,6 @@ class Questionnaire:
             shown = answer if len(str(answer)) <= SHOWN else f"{answer[:SHOWN]}…"
             remedy = f"Given: {shown!r}" if is_given else f"Add -d {name}=…"
             raise BadInput(f"{name}: {complaint}. {remedy}", question=name)
-        if isinstance(answer, str) and (unprintable := _unprintable(answer)):
-            raise BadInput(
-                f"{name}: holds {unprintable}, which no configuration file can carry. "
-                "Only line breaks and tabs are taken.",
-                question=name,
-            )
 
     def _given_that(self, name: str, answers: Mapping[str, Any]) -> str:
         """Say which earlier answers narrow a choice: ` with backend 'pgedge'`."""
@@ -247,12 +240,3 @@ def _nearest(word: Any, words: Iterable[Any]) -> str:
     )
     meant = [other for other in words if found and str(other).lower() == found[0]]
     return f" (did you mean {meant[0]!r}?)" if meant else ""
-
-
-def _unprintable(text: str) -> str | None:
-    """Name the first character that YAML, TOML or UTF-8 has no way to hold, if there is one."""
-    for character in text:
-        # Cc: control characters; Cs: surrogates, which bytes of the command line that are not UTF-8 become.
-        if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\t":
-            return f"the control character U+{ord(character):04X}"
-    return None
