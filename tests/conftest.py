@@ -44,6 +44,7 @@ EDGES = {
                 "package_name": "b" * 40,
                 "description": "word " * 60,
                 "author_name": "x" * 200,
+                "asyncio": True,
             },
         ),
     )

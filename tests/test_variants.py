@@ -53,8 +53,10 @@ FILES = """
     src/shop/db/engines.py
     src/shop/db/errors.py
     src/shop/db/keys.py
+    src/shop/db/per_statement.py
     src/shop/db/retry.py
     src/shop/db/routing.py
+    src/shop/db/unit.py
     src/shop/models.py
     src/shop/ops/__init__.py
     src/shop/ops/cli.py
@@ -87,6 +89,7 @@ FILES = """
     tests/test_database.py
     tests/test_keys.py
     tests/test_migrate.py
+    tests/test_retry.py
     tests/test_settings.py
     tests/test_verify.py
 """
@@ -100,8 +103,10 @@ OF_BACKEND = {
         src/shop/ops/cluster/snowflake.sql
     """,
 }
-# and those of its key strategy.
+# those of its key strategy,
 OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
+# and those of asyncio.
+OF_ASYNCIO = {True: "src/shop/db/aio.py tests/test_aio.py", False: ""}
 
 
 def run(*command: str | Path, cwd: Path) -> None:
@@ -196,7 +201,8 @@ def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) -> None:
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
-    expected = " ".join((FILES, OF_BACKEND[answers["backend"]], OF_KEYS[answers["keys"]])).split()
+    parts = (FILES, OF_BACKEND[answers["backend"]], OF_KEYS[answers["keys"]], OF_ASYNCIO[answers["asyncio"]])
+    expected = " ".join(parts).split()
     package = f"src/{answers['package_name']}/"
     assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)
 

@@ -20,6 +20,15 @@ UNAVAILABLE = frozenset({"08000", "08001", "08003", "08004", "08006", "53300", "
 READ_ONLY = frozenset({"25006"})
 """read_only_sql_transaction."""
 
+ISOLATION = "READ COMMITTED"
+"""Of a unit of work that asks for nothing else: SERIALIZABLE would hold on one node only."""
+
+ROOM_FOR_CONNECTIONS = """
+    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+           - coalesce(current_setting('reserved_connections', true)::int, 0)
+"""
+"""How many connections a server has for applications."""
+
 LOGIN_REFUSED = re.compile(
     r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
 )
