@@ -90,6 +90,7 @@ FILES = """
     tests/test_keys.py
     tests/test_migrate.py
     tests/test_retry.py
+    tests/test_routing.py
     tests/test_settings.py
     tests/test_verify.py
 """
