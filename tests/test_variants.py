@@ -81,7 +81,9 @@ FILES = """
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
     src/shop/settings.py
+    tests/__init__.py
     tests/conftest.py
+    tests/lossy.py
     tests/test_backend.py
     tests/test_bank.py
     tests/test_cli.py

@@ -35,13 +35,13 @@ class next_snowflake(next_value):  # noqa: N801 - SQL functions are lower case i
     inherit_cache = True
 
 
-@compiles(SnowflakeSequence, "postgresql")
+@compiles(SnowflakeSequence)
 def _sequence(element: SnowflakeSequence, compiler: SQLCompiler, **_: Any) -> str:
     name = compiler.preparer.format_sequence(element).replace("'", "''")
     return f"snowflake.nextval('{name}'::regclass)"
 
 
-@compiles(next_snowflake, "postgresql")
+@compiles(next_snowflake)
 def _next_value(element: next_snowflake, compiler: SQLCompiler, **options: Any) -> str:
     return compiler.process(element.sequence, **options)
 
