@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 BACKEND ?=
+BENCH ?=
 
 bin := .venv/bin
 stamp := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test bench check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ demo: setup ## render a project, start its cluster, migrate, verify, stop (BACKE
 
 test: check ## lint, types, then every test, each variant's own included
 	@$(bin)/python -m pytest
+
+bench: setup ## measure the runtime against the alternatives (BENCH="--quick --only keys")
+	@$(bin)/python -m benchmarks $(BENCH)
 
 check: setup ## lint, format and types of our own code
 	@$(bin)/ruff check

@@ -1,0 +1,168 @@
+"""What the rows stand on: rendered projects, importable, with servers that vanish with the run."""
+
+import contextlib
+import functools
+import gc
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL
+
+from benchmarks.proxy import DelayProxy
+from scaffold.questions import Questionnaire
+from scaffold.render import render
+
+ROOT = Path(__file__).parents[1]
+
+ROUND_TRIP = 0.002
+"""Seconds; about the distance of two availability zones. The goals name it."""
+
+
+class Ground:
+    """One run: its effort, and the projects that its rows ask for, each made on first use."""
+
+    def __init__(self, *, quick: bool, debug: bool, console: Console) -> None:
+        self.quick = quick
+        self.debug = debug
+        self.console = console
+        self._open = contextlib.ExitStack()
+        self._projects: dict[tuple[tuple[str, Any], ...], Project] = {}
+
+    def __enter__(self) -> Self:
+        self._folder = Path(
+            self._open.enter_context(
+                tempfile.TemporaryDirectory(prefix="scaffold-bench-", ignore_cleanup_errors=True)
+            )
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def effort(self, full: int, quick: int) -> int:
+        """Return how many repetitions, or rows, this run takes."""
+        return quick if self.quick else full
+
+    def project(self, **answers: Any) -> "Project":
+        """Return the project with these answers, rendered once per run."""
+        given = tuple(sorted(answers.items()))
+        if given not in self._projects:
+            name = "_".join(["bench", *(str(value) for _, value in given)])
+            self.console.log(f"rendering {name}")
+            if "asyncio" in Questionnaire(ROOT).askable:
+                answers = {"asyncio": True, **answers}
+            project = Project(self._folder / name, name, answers, self)
+            self._projects[given] = self._open.enter_context(project)
+        return self._projects[given]
+
+
+class Project:
+    """A rendered project and its clusters."""
+
+    def __init__(self, path: Path, package: str, answers: Mapping[str, Any], ground: Ground) -> None:
+        self.path = path
+        self.package = package
+        self.ground = ground
+        self._open = contextlib.ExitStack()
+        render(ROOT, path, {"project_name": package, **answers})
+        sys.path.insert(0, str(self.source))
+
+    @property
+    def source(self) -> Path:
+        """The folder that its package is imported from."""
+        return self.path / "src"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+        sys.path.remove(str(self.source))
+
+    def module(self, name: str) -> Any:
+        """Import a module of the project; typed Any, for no project exists when types are checked."""
+        return importlib.import_module(f"{self.package}.{name}")
+
+    @functools.cached_property
+    def mesh(self) -> Any:
+        """All nodes, linked and migrated."""
+        return self._cluster("mesh")
+
+    @functools.cached_property
+    def alone(self) -> Any:
+        """The first node by itself: no peer applies what is written, and no link reads its log."""
+        cluster = self._cluster("alone")
+        first, *others = cluster.urls()
+        with administration(cluster.admin_urls()[first]) as execute:
+            for (name,) in execute("SELECT subname FROM pg_subscription"):
+                execute(f'ALTER SUBSCRIPTION "{name}" DISABLE')
+        for node in others:
+            cluster.stop_node(node)
+        with administration(cluster.admin_urls()[first]) as execute:
+            execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
+        return cluster
+
+    @property
+    def url(self) -> URL:
+        """The URL of the node that is alone."""
+        url: URL = next(iter(self.alone.urls().values()))
+        return url
+
+    @functools.cached_property
+    def far_url(self) -> URL:
+        """The same node at the far end of a network."""
+        proxy = self._open.enter_context(DelayProxy(self.url.port or 0, ROUND_TRIP))
+        return self.url.set(port=proxy.port)
+
+    def database(self, nodes: Mapping[str, URL], **settings: Any) -> Any:
+        """Return the application's `Database` on these nodes, as its settings would make it."""
+        return self.module("db").Database.from_settings(self.settings(nodes, **settings))
+
+    def settings(self, nodes: Mapping[str, URL], **settings: Any) -> Any:
+        """Return the application's `Settings` for these nodes."""
+        urls = {name: url.render_as_string(hide_password=False) for name, url in nodes.items()}
+        return self.module("settings").Settings(nodes=urls, admin_nodes=urls, **settings)
+
+    def _cluster(self, name: str) -> Any:
+        self.ground.console.log(f"starting {self.package}: {name}")
+        cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
+        self._open.callback(cluster.destroy)
+        cluster.up()
+        owner = next(iter(cluster.urls().values())).username
+        self.module("ops.migrate").migrate(cluster.admin_urls(), owner=owner, project=self.path)
+        # What rendered and migrated is no part of an application; a full collection would stop it for 80 ms.
+        gc.collect()
+        gc.freeze()
+        return cluster
+
+
+@contextlib.contextmanager
+def administration(url: URL) -> Iterator[Any]:
+    """Connect as the superuser; yield what runs one statement and returns its rows."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            yield lambda sql: _rows(connection.execute(text(sql)))
+    finally:
+        engine.dispose()
+
+
+def _rows(result: Any) -> list[Any]:
+    return list(result) if result.returns_rows else []
+
+
+def child_environment(*paths: Path) -> dict[str, str]:
+    """Return the environment of a process that imports from `paths` first."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(path) for path in paths)}

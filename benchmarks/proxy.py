@@ -1,0 +1,101 @@
+"""A network of a known length on one machine: what passes this proxy arrives later by half a round trip.
+
+It runs as a process of its own, for it must not share the interpreter's lock with what is measured. The delay
+does not limit the throughput: bytes on their way do not wait for each other.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+CHUNK = 1 << 16
+
+
+class DelayProxy:
+    """A proxy in front of a port of this machine, for the length of a `with` block.
+
+    Args:
+        target: the port behind it.
+        round_trip: seconds that it adds to a question and its answer together.
+    """
+
+    def __init__(self, target: int, round_trip: float) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.proxy", str(target), str(round_trip / 2)],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout  # noqa: S101 - asked for above
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the delay proxy did not start")
+        self.port = int(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # It ends with its standard input, hence also when this process is killed.
+        self._process.communicate()
+
+
+def serve(target: int, delay: float) -> None:
+    """Accept connections on a free port, which is printed, until standard input ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        print(server.getsockname()[1], flush=True)
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        while True:
+            client, _ = server.accept()
+            try:
+                behind = socket.create_connection(("127.0.0.1", target))
+            except OSError:
+                client.close()
+                continue
+            for source, sink in ((client, behind), (behind, client)):
+                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+                threading.Thread(target=_receive, args=(source, queue, delay), daemon=True).start()
+                threading.Thread(target=_deliver, args=(queue, sink), daemon=True).start()
+
+
+def _receive(source: socket.socket, queue: "SimpleQueue[tuple[float, bytes]]", delay: float) -> None:
+    data = b"-"
+    while data:
+        try:
+            data = source.recv(CHUNK)
+        except OSError:
+            data = b""
+        queue.put((time.monotonic() + delay, data))
+
+
+def _deliver(queue: "SimpleQueue[tuple[float, bytes]]", sink: socket.socket) -> None:
+    while True:
+        due, data = queue.get()
+        time.sleep(max(0.0, due - time.monotonic()))
+        try:
+            if not data:
+                sink.shutdown(socket.SHUT_RDWR)
+                return
+            sink.sendall(data)
+        except OSError:
+            return
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,278 @@
+"""What `db.run` costs when nothing goes wrong, and what it saves when eight threads want the same rows."""
+
+import dataclasses
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from benchmarks.contention import THREADS, Outcome, contend, merged, naive
+from benchmarks.ground import ROOT, Ground, Project, child_environment
+from benchmarks.keys import pgedge
+from benchmarks.rows import Goal, Measured, Row, Skip, at_least, at_most
+from benchmarks.schema import tables
+from benchmarks.timing import alternate, interleave, per_second, percentile, ratio, short, spread
+
+PEER = ("sqlalchemy-cockroachdb>=2.0.4,<3", "psycopg[binary]>=3.2.10,<4", "pydantic-settings>=2.7")
+
+
+def without_contention(ground: Ground) -> Measured:
+    """The smallest useful unit of work, a row read and changed, that nobody else wants."""
+    project = pgedge(ground)
+    found = tables(project)
+    plain = sessionmaker(found.engine)
+
+    def work(session: Session) -> None:
+        session.get_one(found.Balance, 1).amount += 1
+
+    with project.database({"n1": project.url}) as db:
+
+        def theirs() -> None:
+            with plain.begin() as session:
+                work(session)
+
+        rounds = [alternate(lambda: db.run(work), theirs, 200) for _ in range(ground.effort(15, 3))]
+    value = spread([mine / other for mine, other in rounds])
+    mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return Measured(value.value, short(mine), short(other), f"{value}; {short(mine - other)} more")
+
+
+# Contention
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """The rounds of everybody who took part."""
+
+    naive: list[Outcome]
+    ours: list[Outcome]
+
+
+@functools.cache
+def contest(ground: Ground, gate: bool) -> Contest:
+    """Ours against the naive loop, in turn, on one server at SERIALIZABLE."""
+    project = pgedge(ground)
+    found = tables(project)
+    engine = create_engine(project.url, isolation_level="SERIALIZABLE", pool_size=THREADS)
+    each = ground.effort(150, 40)
+    rounds: dict[str, list[Outcome]] = {"naive": [], "ours": []}
+    with project.database({"n1": project.url}, pool_size=THREADS) as db:
+        options = db.options(isolation="SERIALIZABLE", retry=policy(project, db, gate=gate))
+
+        def played(name: str, run: Any) -> Callable[[], float]:
+            def play() -> float:
+                outcome = contend(run, found.Balance, found.engine, each=each)
+                rounds[name].append(outcome)
+                return outcome.rate
+
+            return play
+
+        interleave(
+            {"naive": played("naive", naive(engine)), "ours": played("ours", options.run)},
+            ground.effort(9, 3),
+        )
+    engine.dispose()
+    # The first one of each filled the pools.
+    return Contest(rounds["naive"][1:], rounds["ours"][1:])
+
+
+def policy(project: Project, db: Any, *, gate: bool) -> Any:
+    """Return the database's own retry policy, with the gate for hot rows if it is wanted.
+
+    Raises:
+        Skip: the project's policy has no gate.
+    """
+    if not gate:
+        return db.retry
+    if "gate" not in {field.name for field in dataclasses.fields(project.module("db").RetryPolicy)}:
+        raise Skip("RetryPolicy has no gate")
+    return dataclasses.replace(db.retry, gate=True)
+
+
+def committed(ground: Ground, *, gate: bool) -> Measured:
+    """Committed transactions per second against the naive loop."""
+    found = contest(ground, gate)
+    ours, theirs = ([outcome.rate for outcome in outcomes] for outcomes in (found.ours, found.naive))
+    value = ratio(ours, theirs)
+    return Measured(
+        value.value, per_second(statistics.median(ours)), per_second(statistics.median(theirs)), str(value)
+    )
+
+
+def tail(ground: Ground, *, gate: bool) -> Measured:
+    """The 99th percentile of the time from the call to the commit, against the naive loop's."""
+    found = contest(ground, gate)
+    ours, theirs = (percentile(merged(outcomes).latencies, 99) for outcomes in (found.ours, found.naive))
+    halves = [percentile(merged(outcomes).latencies, 50) for outcomes in (found.ours, found.naive)]
+    return Measured(
+        ours / theirs, short(ours), short(theirs), f"p50 {short(halves[0])} against {short(halves[1])}"
+    )
+
+
+def attempts(ground: Ground, *, gate: bool) -> Measured:
+    """How often the function is called for each commit."""
+    found = contest(ground, gate)
+    ours, theirs = (merged(outcomes).attempts_per_commit for outcomes in (found.ours, found.naive))
+    return Measured(ours, f"{ours:.2f}", f"{theirs:.2f}")
+
+
+def given_up(ground: Ground, *, gate: bool) -> Measured:
+    """Units of work that ended in an error."""
+    found = contest(ground, gate)
+    ours, theirs = (merged(outcomes) for outcomes in (found.ours, found.naive))
+    note = f"of {ours.committed + ours.given_up:,}"
+    return Measured(ours.given_up + ours.stopped, str(ours.given_up), str(theirs.given_up), note)
+
+
+NO_GATE = (
+    "losers that pause come back to the same crowd, or late: of four full jitters none reached 1.5 times "
+    "the rate with a tail as short as the naive loop's; queueing the losers did"
+)
+TOO_FEW_ATTEMPTS = (
+    "ten attempts take less than a second and are used up long before the deadline of ten seconds; "
+    "with the deadline as the only bound nobody gave up"
+)
+
+
+def contention_rows(label: str, *, gate: bool, why_missed: str = "") -> list[Row]:
+    """Return the four promises for one policy."""
+    return [
+        Row(
+            name=f"retry, hot rows, {label}: tx/s against a naive loop",
+            measure=functools.partial(committed, gate=gate),
+            goal=at_least(1.5),
+            why_missed=why_missed,
+        ),
+        Row(
+            name=f"retry, hot rows, {label}: p99 against a naive loop",
+            measure=functools.partial(tail, gate=gate),
+            goal=at_most(1),
+            why_missed=why_missed,
+        ),
+        Row(
+            name=f"retry, hot rows, {label}: attempts per commit",
+            measure=functools.partial(attempts, gate=gate),
+            goal=at_most(1.7),
+            unit="",
+            why_missed=why_missed,
+        ),
+        Row(
+            name=f"retry, hot rows, {label}: given up",
+            measure=functools.partial(given_up, gate=gate),
+            goal=Goal("=", 0),
+            unit="",
+            why_missed=TOO_FEW_ATTEMPTS,
+        ),
+    ]
+
+
+# Against sqlalchemy-cockroachdb
+
+
+@functools.cache
+def peers(ground: Ground) -> dict[str, Outcome]:
+    """Ours and `run_transaction`, in turn, in a process with the SQLAlchemy that the peer needs."""
+    project = pgedge(ground)
+    tables(project)
+    python = peer_environment()
+    process = subprocess.run(
+        [
+            *(python, "-m", "benchmarks.peer_cockroachdb", project.package),
+            *(str(ground.effort(5, 2)), str(ground.effort(150, 40)), str(ground.effort(3, 1))),
+        ],
+        cwd=ROOT,
+        # A URL is a secret: not among the arguments, which everybody can list.
+        env={
+            **child_environment(ROOT, project.source),
+            "BENCH_URL": project.url.render_as_string(hide_password=False),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode:
+        raise RuntimeError(process.stderr.strip().rpartition("\n")[2])
+    return {name: Outcome(**outcome) for name, outcome in json.loads(process.stdout).items()}
+
+
+def peer_environment() -> Path:
+    """Return the Python of an environment with sqlalchemy-cockroachdb, made on first use.
+
+    Raises:
+        Skip: it cannot be installed.
+    """
+    if sys.prefix == sys.base_prefix:
+        raise Skip("run `make bench`: sqlalchemy-cockroachdb goes into an environment inside .venv")
+    folder = Path(sys.prefix) / "bench-cockroachdb"
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if complete.exists():
+        return python
+    venv.create(folder, clear=True, with_pip=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEER]
+    result = subprocess.run(install, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Skip(
+            f"sqlalchemy-cockroachdb cannot be installed: {result.stderr.strip().rpartition(chr(10))[2]}"
+        )
+    complete.touch()
+    return python
+
+
+def against_run_transaction(ground: Ground) -> Measured:
+    """Committed transactions per second against the best of the peer's settings that end by themselves."""
+    found = peers(ground)
+    bounded = [outcome for name, outcome in found.items() if name.startswith("bounded")]
+    best = max(bounded, key=lambda outcome: outcome.rate)
+    ours = found["ours"].rate
+    return Measured(
+        ours / best.rate,
+        per_second(ours),
+        per_second(best.rate),
+        "; ".join(f"{name}: {_told(outcome)}" for name, outcome in found.items()),
+    )
+
+
+def never_for_ever(ground: Ground) -> Measured:
+    """Units of work that had not ended when the time was up, or ended in an error."""
+    found = peers(ground)
+    lost = {name: outcome.stopped + outcome.given_up for name, outcome in found.items()}
+    theirs = "/".join(str(lost[name]) for name in found if not name.startswith("ours"))
+    return Measured(lost["ours"], str(lost["ours"]), theirs, "with the peer's settings in the order above")
+
+
+def _told(outcome: Outcome) -> str:
+    return (
+        f"{outcome.rate:,.0f}/s, {outcome.attempts_per_commit:.2f} attempts, "
+        f"{outcome.given_up} given up, {outcome.stopped} for ever"
+    )
+
+
+ROWS = [
+    Row(
+        name="retry: db.run without contention against Session.begin()",
+        measure=without_contention,
+        goal=at_most(1.05),
+    ),
+    *contention_rows("default policy", gate=False, why_missed=NO_GATE),
+    *contention_rows("gate", gate=True),
+    Row(
+        name="retry, hot rows: tx/s against run_transaction",
+        measure=against_run_transaction,
+        goal=at_least(1.5),
+    ),
+    Row(
+        name="retry, hot rows: looping for ever or given up, against run_transaction",
+        measure=never_for_ever,
+        goal=Goal("=", 0),
+        unit="",
+        why_missed=TOO_FEW_ATTEMPTS,
+    ),
+]
