@@ -205,7 +205,7 @@ ROWS = [
         goal=Goal("=", 0),
         unit="",
         why_missed="a COMMIT was on its way when the node stopped. Only that node can tell what became of "
-        "it, and the attempts are used up by refused connections within a second, before it is back",
+        "it, and it was not back before the deadline",
     ),
     Row(
         name="failover: gap after the first refused connection",

@@ -39,7 +39,12 @@ def without_contention(ground: Ground) -> Measured:
             with plain.begin() as session:
                 work(session)
 
-        rounds = [alternate(lambda: db.run(work), theirs, 200) for _ in range(ground.effort(15, 3))]
+        rounds = []
+        for _ in range(ground.effort(15, 3)):
+            # Server processes differ by some percent among themselves: each round has new ones.
+            found.engine.dispose()
+            db.dispose()
+            rounds.append(alternate(lambda: db.run(work), theirs, 200))
     value = spread([mine / other for mine, other in rounds])
     mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
     return Measured(value.value, short(mine), short(other), f"{value}; {short(mine - other)} more")
@@ -136,10 +141,6 @@ NO_GATE = (
     "losers that pause come back to the same crowd, or late: of four full jitters none reached 1.5 times "
     "the rate with a tail as short as the naive loop's; queueing the losers did"
 )
-TOO_FEW_ATTEMPTS = (
-    "ten attempts take less than a second and are used up long before the deadline of ten seconds; "
-    "with the deadline as the only bound nobody gave up"
-)
 
 
 def contention_rows(label: str, *, gate: bool, why_missed: str = "") -> list[Row]:
@@ -169,7 +170,6 @@ def contention_rows(label: str, *, gate: bool, why_missed: str = "") -> list[Row
             measure=functools.partial(given_up, gate=gate),
             goal=Goal("=", 0),
             unit="",
-            why_missed=TOO_FEW_ATTEMPTS,
         ),
     ]
 
@@ -273,6 +273,5 @@ ROWS = [
         measure=never_for_ever,
         goal=Goal("=", 0),
         unit="",
-        why_missed=TOO_FEW_ATTEMPTS,
     ),
 ]

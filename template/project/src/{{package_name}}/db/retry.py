@@ -101,7 +101,8 @@ class Retry:
 class RetryPolicy:
     """How often and how long a unit of work is tried. Durations in seconds."""
 
-    attempts: int = 10
+    attempts: int = 100
+    """A fuse; it is the deadline that ends the patience. Ten attempts on a hot row are over within a second."""
     deadline: float = 10.0
     """No attempt starts later than this after the first one."""
     base_delay: float = 0.002
