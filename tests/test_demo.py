@@ -104,7 +104,7 @@ def test_an_interrupted_demo_stops_its_cluster(project: Path, number: signal.Sig
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "Traceback" not in said
     assert calls(project) == ["up", "migrate", "down"]

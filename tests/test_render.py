@@ -241,7 +241,7 @@ def test_an_interrupted_render_leaves_nothing_behind(
 ) -> None:
     with rendering(slow, scaffold.place) as process:
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in said
     assert names(scaffold.place) == []

@@ -22,6 +22,9 @@ from ..topology import TopologyError, fence, mark_as_local, node_number, publish
 STALE = 3600
 """Seconds after which the scratch schema of a run that was killed may be removed by another."""
 
+CLEARING = 15.0
+"""Seconds that colliding rows get to be cleared away; each round of it takes about one."""
+
 
 class Base(DeclarativeBase):
     """The scratch tables."""
@@ -122,20 +125,30 @@ def _drop(connections: Mapping[str, Connection], schema: str) -> None:
         next(iter(connections.values())).execute(DropSchema(schema, cascade=True, if_exists=True))
         fence(connections)
         return
-    try:
-        fence(connections, timeout=2.0)
-    except TopologyError:
-        # A change that collides with a row here is tried again and again, and blocks all that follow. Without the row it
-        # succeeds; the tables can be dropped only then, for a change to a table that is gone would fail for ever.
+    _let_through(connections, schema)
+    for connection in connections.values():
+        connection.execute(DropSchema(schema, cascade=True, if_exists=True))
+    publish_new_tables(connections)
+
+
+def _let_through(connections: Mapping[str, Connection], schema: str) -> None:
+    """Wait until every change to the scratch tables has arrived, clearing away what it collides with.
+
+    A change that collides with a row is tried again and again, and blocks all that follow; without the row it succeeds. The
+    tables can be dropped only then, for a change to a table that is gone would fail for ever.
+    """
+    deadline = time.monotonic() + CLEARING
+    while True:
+        try:
+            return fence(connections, timeout=2.0)
+        except TopologyError:
+            if time.monotonic() > deadline:
+                raise
         for connection in connections.values():
             mark_as_local(connection)
             for table in reversed(Base.metadata.sorted_tables):
                 _delete_all(connection, f"{schema}.{table.name}")
             connection.execute(text("SELECT pg_replication_origin_session_reset()"))
-        fence(connections)
-    for connection in connections.values():
-        connection.execute(DropSchema(schema, cascade=True, if_exists=True))
-    publish_new_tables(connections)
 
 
 def _delete_all(connection: Connection, table: str) -> None:
