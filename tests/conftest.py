@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,11 @@ import pytest
 from scaffold import matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
+
+# A shell without job control starts background jobs with Ctrl-C ignored. Children inherit that, and no test
+# of an interruption could pass. A handler of our own becomes the default again in a child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".demo", ".*_cache", "__pycache__", "build", "dist")
