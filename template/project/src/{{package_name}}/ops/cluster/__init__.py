@@ -1,7 +1,7 @@
 """A cluster on this machine, in one of two ways that look the same from outside.
 
 `embedded` runs PostgreSQL from a Python wheel as plain processes; `compose` runs the nodes of `compose.yaml` in containers.
-Either way `up` writes the URLs of the nodes to `.cluster/env`, where the settings find them.
+Either way the URLs of the nodes are written to `.cluster/env`, where the settings find them.
 """
 
 import fcntl
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
+
+from ...settings import as_environment
 
 HOME = Path(".cluster")
 """Where the local cluster keeps its state, relative to the project."""
@@ -71,7 +73,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def start_node(self, name: str) -> None:
-        """Start one node again."""
+        """Start one node again, and write where it is now."""
 
     @abstractmethod
     def urls(self) -> dict[str, URL]:
@@ -80,6 +82,10 @@ class Cluster(ABC):
     @abstractmethod
     def admin_urls(self) -> dict[str, URL]:
         """The URL of each node for the role that migrates and verifies."""
+
+    def _publish(self) -> None:
+        """Write the URLs where the settings find them: a node that was started may have another port than before."""
+        write_private(self.home / "env", as_environment(self.urls(), self.admin_urls()))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -56,6 +56,7 @@ class Compose(Cluster):
                 *("compose", "up", "--detach", "--wait", "--wait-timeout", f"{UP_TIMEOUT:.0f}"),
                 timeout=UP_TIMEOUT + COMMAND_TIMEOUT,
             )
+            self._publish()
 
     def down(self) -> None:
         """Remove the containers and keep their data."""
@@ -91,6 +92,7 @@ class Compose(Cluster):
     def start_node(self, name: str) -> None:
         """Start one container again and wait until it is healthy."""
         self._docker("compose", "up", "--detach", "--no-deps", "--no-recreate", "--wait", self._existing(name))
+        self._publish()
 
     def urls(self) -> dict[str, URL]:
         """The URLs for the application's role."""

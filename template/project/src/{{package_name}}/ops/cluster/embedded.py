@@ -84,6 +84,7 @@ class Embedded(Cluster):
                 wire(self._links(state))
                 state.wired = True
                 self._save(state)
+            self._publish()
 
     def down(self) -> None:
         """Stop all nodes and keep their data."""
@@ -127,6 +128,7 @@ class Embedded(Cluster):
             node = find_node(name)
             if not self._server(state, node).is_ready():
                 self._start(state, [node])
+            self._publish()
 
     def urls(self) -> dict[str, URL]:
         """The URLs for the application's role."""
