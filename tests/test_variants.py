@@ -43,12 +43,16 @@ FILES = """
     migrations/env.py
     migrations/script.py.mako
     migrations/versions/0001_ledger.py
+    migrations/versions/0002_bulk_load.py
     pyproject.toml
     src/shop/__init__.py
     src/shop/__main__.py
     src/shop/bank.py
     src/shop/db/__init__.py
     src/shop/db/backend.py
+    src/shop/db/bulk.py
+    src/shop/db/chunks.py
+    src/shop/db/copy.py
     src/shop/db/database.py
     src/shop/db/engines.py
     src/shop/db/errors.py
@@ -70,6 +74,7 @@ FILES = """
     src/shop/ops/cluster/wiring.py
     src/shop/ops/connections.py
     src/shop/ops/migrate.py
+    src/shop/ops/rows.py
     src/shop/ops/schema.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
@@ -86,6 +91,7 @@ FILES = """
     tests/lossy.py
     tests/test_backend.py
     tests/test_bank.py
+    tests/test_bulk.py
     tests/test_cli.py
     tests/test_cluster.py
     tests/test_database.py

@@ -29,6 +29,9 @@ ROOM_FOR_CONNECTIONS = """
 """
 """How many connections a server has for applications."""
 
+COPY = True
+"""Whether there is COPY FROM STDIN; its rows reach the other nodes as those of an INSERT do."""
+
 LOGIN_REFUSED = re.compile(
     r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
 )
