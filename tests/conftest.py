@@ -15,10 +15,12 @@ from scaffold import matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
-# A shell without job control starts background jobs with Ctrl-C ignored. Children inherit that, and no test
-# of an interruption could pass. A handler of our own becomes the default again in a child.
+# A shell without job control starts background jobs with Ctrl-C ignored, and `nohup` any job with SIGHUP ignored. Children
+# inherit that, and no test of an interruption could pass.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".demo", ".*_cache", "__pycache__", "build", "dist")
