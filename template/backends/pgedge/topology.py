@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import DropSchema
 
 SYSTEM_SCHEMAS = frozenset({"spock", "snowflake", "lolor"})
 """Schemas that belong to the cluster's software, not to the application."""
 
 POLL = 0.002
 """Seconds between two looks at the progress of replication; applying a small transaction takes about a tenth of that."""
+
+CLEARING = 15.0
+"""Seconds that colliding rows get to be cleared away; each round of it takes about one."""
 
 
 class TopologyError(Exception):
@@ -46,10 +50,69 @@ def has_spock(connection: Connection) -> bool:
     return connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
 
 
-def replicates_ddl(connection: Connection) -> bool:
-    """Whether a statement run here is run on the other nodes too, so that it must be run only once."""
-    if not has_spock(connection):
-        return False
+def writers(connections: Mapping[str, Connection]) -> list[str]:
+    """The nodes that take writes: all of them."""
+    return list(connections)
+
+
+def schema_nodes(connections: Mapping[str, Connection]) -> list[str]:
+    """Where a change of the schema has to be run: on every node, or on one if the mesh carries it to the others."""
+    carried = all(has_spock(connection) and _replicates_ddl(connection) for connection in connections.values())
+    return list(connections)[:1] if carried else list(connections)
+
+
+def settle(connections: Mapping[str, Connection]) -> None:
+    """Return when every node has what changed in the schema and every link carries its tables: before that, write nothing.
+
+    Raises:
+        TopologyError: a link does not work.
+    """
+    publish_new_tables(connections)
+    fence(connections)
+
+
+def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
+    """Remove a schema, with all that is in it, from every node.
+
+    A change to a table that is gone fails on the receiver for ever and blocks all that follow, so what is on its way comes first.
+
+    Raises:
+        TopologyError: a link does not work.
+    """
+    nodes = schema_nodes(connections)
+    if len(nodes) > 1:
+        _let_through(connections, schema)
+    for node in nodes:
+        connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
+    settle(connections)
+
+
+def _let_through(connections: Mapping[str, Connection], schema: str) -> None:
+    """Wait until every change to the tables of a schema has arrived, clearing away what it collides with.
+
+    A change that collides with a row is tried again and again; without the row it succeeds.
+    """
+    deadline = time.monotonic() + CLEARING
+    while True:
+        try:
+            return fence(connections, timeout=2.0)
+        except TopologyError:
+            if time.monotonic() > deadline:
+                raise
+        for connection in connections.values():
+            mark_as_local(connection)
+            # Foreign keys do not matter: all of it goes.
+            connection.execute(text("SET session_replication_role = replica"))
+            for table in connection.scalars(text(_TABLES), {"schema": schema}).all():
+                connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - quoted by %I
+            connection.execute(text("RESET session_replication_role"))
+            connection.execute(text("SELECT pg_replication_origin_session_reset()"))
+
+
+_TABLES = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
+
+
+def _replicates_ddl(connection: Connection) -> bool:
     return connection.scalar(text("SELECT current_setting('spock.enable_ddl_replication', true) = 'on'")) is True
 
 

@@ -30,10 +30,11 @@ from .topology import (
     fence,
     mark_as_local,
     node_number,
-    publish_new_tables,
     refusal,
-    replicates_ddl,
+    schema_nodes,
+    settle,
     unreplicable_tables,
+    writers,
 )
 
 Changes: TypeAlias = Literal["schema", "data"]
@@ -106,8 +107,8 @@ def migrate(
             raise MigrationError(str(error)) from error
         except DBAPIError as error:
             raise MigrationError(f"the revision failed: {str(error.orig).strip()}") from error
-        for connection in connections.values():
-            keys.claim_node(connection, node_number(connection))
+        for node in writers(connections):
+            keys.claim_node(connections[node], node_number(connections[node]))
         return prove_agreement(connections)
 
 
@@ -135,8 +136,8 @@ def version_of(connection: Connection) -> str | None:
 
 @contextmanager
 def _alone(connections: Mapping[str, Connection]) -> Iterator[None]:
-    """Keep other runners out, by a lock on the first node."""
-    first = next(iter(connections.values()))
+    """Keep other runners out, by a lock on the first node that takes writes."""
+    first = connections[writers(connections)[0]]
     if not first.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
         raise MigrationError("another migration is running; wait for it to end")
     try:
@@ -173,36 +174,31 @@ class _Run:
     on_step: Callable[[Step], None]
 
     def __post_init__(self) -> None:
-        self.once = all(replicates_ddl(connection) for connection in self.connections.values())
-        self.first = next(iter(self.connections))
+        self.nodes = schema_nodes(self.connections)
+        self.first = self.nodes[0]
 
     def versions(self) -> dict[str, str | None]:
         return {node: version_of(connection) for node, connection in self.connections.items()}
 
     def upgrade(self, script: Script) -> None:
         changes: Changes = getattr(script.module, "changes", "schema")
-        everywhere = changes == "schema" and not self.once
-        for node in self.connections if everywhere else [self.first]:
+        nodes = self.nodes if changes == "schema" else [self.first]
+        for node in nodes:
             # A node may be ahead of the others: an earlier run was interrupted between them.
             if version_of(self.connections[node]) == script.down_revision:
                 self.on_step(Step(script.revision, script.doc, node))
-                with self._session(node, changes, local=everywhere) as connection:
+                with self._session(node, changes, local=len(nodes) > 1) as connection:
                     self.config.attributes["connection"] = connection
                     command.upgrade(self.config, script.revision)
-        self._settle()
+        settle(self.connections)
 
     def downgrade(self, target: str) -> None:
-        for node in [self.first] if self.once else self.connections:
+        for node in self.nodes:
             self.on_step(Step(target, "downgrade", node))
-            with self._session(node, "schema", local=not self.once) as connection:
+            with self._session(node, "schema", local=len(self.nodes) > 1) as connection:
                 self.config.attributes["connection"] = connection
                 command.downgrade(self.config, target)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Nothing is written before every node has the schema and every link carries its tables."""
-        publish_new_tables(self.connections)
-        fence(self.connections)
+        settle(self.connections)
 
     @contextmanager
     def _session(self, node: str, changes: Changes, *, local: bool) -> Iterator[Connection]:

@@ -15,7 +15,7 @@ from ...db import Key, UnitOfWork, keys
 from ..connections import Unreachable, connect, connect_all
 from ..migrate import load_config, version_of
 from ..schema import differences, read_schema
-from ..topology import fence, links, node_number
+from ..topology import fence, links, node_number, writers
 from .check import Check, Finding, Status, Subject
 from .scratch import Account, Entry, Marker
 
@@ -103,7 +103,7 @@ class RowsReachEveryNode(Check):
         lost: set[tuple[str, str]] = set()
         with connect_all(subject.admin_urls) as connections:
             views = _in_scratch(subject, connections)
-            for origin in connections:
+            for origin in writers(connections):
                 for _ in range(self.SAMPLES):
                     key = database.options(node=origin).run(_mark, origin)
                     committed = time.monotonic()
@@ -153,10 +153,11 @@ class KeysNeverCollide(Check):
     def run(self, subject: Subject) -> Finding:
         """Insert on all nodes at once, then compare what was handed out with what every node has."""
         with connect_all(subject.admin_urls) as connections:
+            nodes = writers(connections)
             misplaced = [
                 f"{node}: {sequence} does not hand out the numbers of its node"
-                for node, connection in connections.items()
-                for sequence in keys.misplaced(connection, node_number(connection))
+                for node in nodes
+                for sequence in keys.misplaced(connections[node], node_number(connections[node]))
             ]
             if misplaced:
                 return Finding(Status.FAIL, "; ".join(misplaced))
@@ -173,7 +174,7 @@ class KeysNeverCollide(Check):
                 return made
 
             makers: dict[Key | None, list[str]] = defaultdict(list)
-            for made in _in_parallel(write, list(subject.urls) * self.WRITERS_PER_NODE):
+            for made in _in_parallel(write, nodes * self.WRITERS_PER_NODE):
                 for node, key in made:
                     makers[key].append(node)
             refused = makers.pop(None, [])
@@ -190,8 +191,8 @@ class KeysNeverCollide(Check):
                 missing = len(handed_out - set(view.scalars(select(Marker.id))))
                 if missing:
                     return Finding(Status.FAIL, f"{missing} of {len(handed_out)} acknowledged rows are not on {node}")
-        writers = self.WRITERS_PER_NODE * len(subject.urls)
-        return Finding(Status.PASS, f"{len(handed_out)} keys from {writers} writers, all different, all everywhere")
+        count = self.WRITERS_PER_NODE * len(nodes)
+        return Finding(Status.PASS, f"{len(handed_out)} keys from {count} writers, all different, all everywhere")
 
 
 class LedgerStaysBalanced(Check):
@@ -234,12 +235,12 @@ class LedgerStaysBalanced(Check):
                     options.run(transfer)
                 return self.TRANSFERS
 
-            writers = [(number, node) for number in range(self.WRITERS_PER_NODE) for node in subject.urls]
+            crowd = [(number, node) for number in range(self.WRITERS_PER_NODE) for node in writers(connections)]
             stop = threading.Event()
             with ThreadPoolExecutor(1) as observer:
                 watched = observer.submit(_watch_totals, subject, stop)
                 try:
-                    committed = sum(_in_parallel(write, writers))
+                    committed = sum(_in_parallel(write, crowd))
                 finally:
                     stop.set()
                 looks, wrong = watched.result()

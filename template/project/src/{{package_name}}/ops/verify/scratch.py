@@ -17,13 +17,10 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from ...db import Database, Key, Keyed, RetryPolicy, keys
 from ..connections import connect_all, engine_for
 from ..schema import SCRATCH_PREFIX
-from ..topology import TopologyError, fence, mark_as_local, node_number, publish_new_tables, replicates_ddl
+from ..topology import drop_schema, node_number, schema_nodes, settle, writers
 
 STALE = 3600
 """Seconds after which the scratch schema of a run that was killed may be removed by another."""
-
-CLEARING = 15.0
-"""Seconds that colliding rows get to be cleared away; each round of it takes about one."""
 
 
 class Base(DeclarativeBase):
@@ -78,9 +75,9 @@ class Scratch:
         scratch = cls(schema, database, admin_urls)
         with connect_all(admin_urls) as connections:
             _drop_stale(connections)
-            once = all(replicates_ddl(connection) for connection in connections.values())
+            nodes = schema_nodes(connections)
             try:
-                for node in list(connections)[:1] if once else connections:
+                for node in nodes:
                     with scratch.admin(node) as connection:
                         connection.execute(CreateSchema(schema))
                         Base.metadata.create_all(connection)
@@ -91,15 +88,13 @@ class Scratch:
                                     f"GRANT ALL ON ALL {kind} IN SCHEMA {schema} TO {quote(owner)}"
                                 )
                             connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {quote(owner)}")
-                publish_new_tables(connections)
-                fence(connections)
-                for connection in connections.values():
-                    keys.claim_node(connection, node_number(connection))
+                settle(connections)
+                for node in writers(connections):
+                    keys.claim_node(connections[node], node_number(connections[node]))
             except BaseException:
                 # Nothing was written yet, so nothing can be on its way to tables that are gone.
-                for connection in list(connections.values())[:1] if once else connections.values():
-                    connection.execute(DropSchema(schema, cascade=True, if_exists=True))
-                publish_new_tables(connections)
+                for node in nodes:
+                    connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
                 raise
         return scratch
 
@@ -117,43 +112,7 @@ class Scratch:
         """Remove the schema from every node."""
         self.database.dispose()
         with connect_all(self.admin_urls) as connections:
-            _drop(connections, self.schema)
-
-
-def _drop(connections: Mapping[str, Connection], schema: str) -> None:
-    if all(replicates_ddl(connection) for connection in connections.values()):
-        next(iter(connections.values())).execute(DropSchema(schema, cascade=True, if_exists=True))
-        fence(connections)
-        return
-    _let_through(connections, schema)
-    for connection in connections.values():
-        connection.execute(DropSchema(schema, cascade=True, if_exists=True))
-    publish_new_tables(connections)
-
-
-def _let_through(connections: Mapping[str, Connection], schema: str) -> None:
-    """Wait until every change to the scratch tables has arrived, clearing away what it collides with.
-
-    A change that collides with a row is tried again and again, and blocks all that follow; without the row it succeeds. The
-    tables can be dropped only then, for a change to a table that is gone would fail for ever.
-    """
-    deadline = time.monotonic() + CLEARING
-    while True:
-        try:
-            return fence(connections, timeout=2.0)
-        except TopologyError:
-            if time.monotonic() > deadline:
-                raise
-        for connection in connections.values():
-            mark_as_local(connection)
-            for table in reversed(Base.metadata.sorted_tables):
-                _delete_all(connection, f"{schema}.{table.name}")
-            connection.execute(text("SELECT pg_replication_origin_session_reset()"))
-
-
-def _delete_all(connection: Connection, table: str) -> None:
-    if connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": table}):
-        connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - both parts are ours
+            drop_schema(connections, self.schema)
 
 
 def _drop_stale(connections: Mapping[str, Connection]) -> None:
@@ -165,4 +124,4 @@ def _drop_stale(connections: Mapping[str, Connection]) -> None:
     for name in names.all():
         born = name.removeprefix(SCRATCH_PREFIX).partition("_")[0]
         if born.isdigit() and int(born) < time.time() - STALE:
-            _drop(connections, name)
+            drop_schema(connections, name)
