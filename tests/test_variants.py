@@ -71,7 +71,7 @@ FILES = """
     src/shop/ops/cluster/nodes.py
     src/shop/ops/cluster/programs.py
     src/shop/ops/cluster/server.py
-    src/shop/ops/cluster/wiring.py
+    src/shop/ops/cluster/processes.py
     src/shop/ops/connections.py
     src/shop/ops/migrate.py
     src/shop/ops/rows.py

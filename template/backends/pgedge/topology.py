@@ -146,7 +146,7 @@ _STREAMS = "SELECT active FROM pg_replication_slots WHERE slot_name = :slot"
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 
-# Named by the wiring of the local cluster: RECEIVER_from_ORIGIN.
+# Named by the local cluster: RECEIVER_from_ORIGIN.
 _NATIVE_LINKS = """
     SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
     FROM pg_subscription

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import ClusterError
 
 OLDEST_MAJOR = 16
-"""Subscriptions take `origin = none`, without which a mesh is a loop, since this release."""
+"""What the local cluster asks of PostgreSQL came with this release or earlier."""
 
 
 def find_programs() -> Path:

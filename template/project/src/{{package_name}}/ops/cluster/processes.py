@@ -1,4 +1,6 @@
-"""A cluster of PostgreSQL servers from a Python wheel: no Docker, no root, from nothing in under a second.
+"""PostgreSQL servers from a Python wheel as processes of this machine: no Docker, no root, from nothing in under a second.
+
+What makes a cluster of them is `embedded.py`'s business.
 
 All state lies under the cluster's folder; a lock there keeps two commands from changing the cluster at once and is freed by
 the kernel however they end. For throw-away data: the servers do not wait for the disk.
@@ -12,7 +14,8 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,7 +30,6 @@ from . import HOME, Cluster, ClusterError, NodeStatus, write_private
 from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node
 from .programs import can_reach, find_programs, publish, server_user
 from .server import Server
-from .wiring import node_settings, prepare, wire
 
 SUPERUSER = "postgres"
 SPARE_PORTS = range(55001, 55901)
@@ -50,7 +52,9 @@ SETTINGS = {
 
 
 @dataclass
-class _State:
+class State:
+    """What is remembered from one command to the next, passwords included."""
+
     programs: str
     superuser_password: str
     application_password: str
@@ -59,10 +63,8 @@ class _State:
     wired: bool = False
 
 
-class Embedded(Cluster):
-    """The nodes as processes of this machine."""
-
-    kind = "embedded"
+class Processes(Cluster):
+    """The nodes as processes; a subclass says what links them."""
 
     def __init__(self, home: Path = HOME) -> None:
         super().__init__(home)
@@ -81,7 +83,7 @@ class Embedded(Cluster):
                 state = self._create()
             self._start(state, [node for node in NODES if not self._server(state, node).is_ready()])
             if not state.wired:
-                wire(self._links(state))
+                self._wire({node.name: self._dsn(state, node) for node in NODES})
                 state.wired = True
                 self._save(state)
             self._publish()
@@ -140,11 +142,32 @@ class Embedded(Cluster):
         state = self._existing()
         return self._urls(state, SUPERUSER, state.superuser_password)
 
-    def _urls(self, state: _State, username: str, password: str) -> dict[str, URL]:
+    def _urls(self, state: State, username: str, password: str) -> dict[str, URL]:
         return {
             node.name: URL.create(URL_SCHEME, username, password, "127.0.0.1", state.ports[node.name], DATABASE)
             for node in NODES
         }
+
+    # What links the nodes ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _settings(self, node: Node) -> Mapping[str, object]:
+        """What a node needs beyond the settings of every embedded server."""
+
+    @abstractmethod
+    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        """Give the application's database on the first node what every node is to have."""
+
+    @abstractmethod
+    def _wire(self, nodes: Mapping[str, str]) -> None:
+        """Link the running nodes, given by name and connection string, and wait until they are; links that exist are kept."""
+
+    def _clone(self, first: Server, others: Sequence[Server]) -> None:
+        """Make the other nodes from the first one, which is stopped."""
+        with ThreadPoolExecutor(len(others)) as threads:
+            list(threads.map(first.copy_to, others))
+
+    # ------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _data(self) -> Path:
@@ -154,9 +177,9 @@ class Embedded(Cluster):
         run_dir = Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108 - 0700 below, and /tmp may not outlive a reboot
         return run_dir / f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}"
 
-    def _load(self) -> _State | None:
+    def _load(self) -> State | None:
         try:
-            return _State(**json.loads((self.home / "state.json").read_text()))
+            return State(**json.loads((self.home / "state.json").read_text()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
@@ -164,15 +187,15 @@ class Embedded(Cluster):
                 f"{self.home / 'state.json'} is not readable as the state of a cluster. Remove {self.home} and start again."
             ) from None
 
-    def _save(self, state: _State) -> None:
+    def _save(self, state: State) -> None:
         write_private(self.home / "state.json", json.dumps(asdict(state), indent=2))
 
-    def _existing(self) -> _State:
+    def _existing(self) -> State:
         if state := self._load():
             return state
         raise ClusterError(f"There is no cluster in {self.home}. Start one with `up`.")
 
-    def _server(self, state: _State, node: Node) -> Server:
+    def _server(self, state: State, node: Node) -> Server:
         return Server(
             programs=Path(state.programs),
             data=self._data / node.name,
@@ -188,10 +211,10 @@ class Embedded(Cluster):
             },
         )
 
-    def _create(self) -> _State:
+    def _create(self) -> State:
         """Initialize the first node, give it what every node has, and clone it."""
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = _State(str(self._programs()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
+        state = State(str(self._programs()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
         # Left by a creation that was interrupted, or whose state somebody deleted.
         self._stop(state, NODES, signal.SIGQUIT)
         first, *others = NODES
@@ -206,10 +229,9 @@ class Embedded(Cluster):
             )
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
         with psycopg.connect(self._dsn(state, first), autocommit=True) as connection:
-            prepare(connection)
+            self._prepare(connection)
         self._stop(state, [first], signal.SIGINT)
-        with ThreadPoolExecutor(len(others)) as threads:
-            list(threads.map(server.copy_to, [self._server(state, node) for node in others]))
+        self._clone(server, [self._server(state, node) for node in others])
         state.created = True
         return state
 
@@ -221,7 +243,7 @@ class Embedded(Cluster):
         cache.mkdir(mode=0o755, parents=True, exist_ok=True)
         return publish(programs, cache)
 
-    def _start(self, state: _State, nodes: Sequence[Node]) -> None:
+    def _start(self, state: State, nodes: Sequence[Node]) -> None:
         """Start `nodes`, moving to other ports when theirs are taken."""
         if not Path(state.programs, "postgres").exists():
             state.programs = str(self._programs())
@@ -233,7 +255,7 @@ class Embedded(Cluster):
             self._save(state)
             for node in nodes:
                 self._server(state, node).configure(
-                    SETTINGS | node_settings(node) | {"port": state.ports[node.name], "cluster_name": node.name}
+                    {**SETTINGS, **self._settings(node), "port": state.ports[node.name], "cluster_name": node.name}
                 )
             started = [(node, self._server(state, node), self._server(state, node).spawn()) for node in nodes]
             nodes = [node for node, server, process in started if not server.wait_until_ready(process)]
@@ -242,14 +264,14 @@ class Embedded(Cluster):
         logs = ", ".join(str(self._server(state, node).log) for node in nodes)
         raise ClusterError(f"{', '.join(node.name for node in nodes)} did not start; the reason is in {logs}")
 
-    def _stop(self, state: _State, nodes: Sequence[Node], number: signal.Signals) -> None:
+    def _stop(self, state: State, nodes: Sequence[Node], number: signal.Signals) -> None:
         servers = [self._server(state, node) for node in nodes]
         signalled = [(server, server.signal(number)) for server in servers]
         for server, pid in signalled:
             if pid is not None:
                 server.wait_until_gone(pid)
 
-    def _write_services(self, state: _State) -> None:
+    def _write_services(self, state: State) -> None:
         path = self._data / "service.conf"
         write_private(
             path,
@@ -261,7 +283,7 @@ class Embedded(Cluster):
         )
         self._server(state, NODES[0]).give(path)
 
-    def _dsn(self, state: _State, node: Node, database: str = DATABASE) -> str:
+    def _dsn(self, state: State, node: Node, database: str = DATABASE) -> str:
         return psycopg.conninfo.make_conninfo(
             host="127.0.0.1",
             port=state.ports[node.name],
@@ -271,11 +293,8 @@ class Embedded(Cluster):
             connect_timeout=5,
         )
 
-    def _links(self, state: _State) -> dict[str, str]:
-        return {node.name: self._dsn(state, node) for node in NODES}
 
-
-def _choose_ports(state: _State, nodes: Sequence[Node]) -> None:
+def _choose_ports(state: State, nodes: Sequence[Node]) -> None:
     """Keep each node's port while it is free, else take a spare one."""
     taken = {port for name, port in state.ports.items() if name not in {node.name for node in nodes}}
     for node in nodes:

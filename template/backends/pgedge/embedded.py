@@ -1,0 +1,73 @@
+"""How three plain PostgreSQL servers become a mesh that stands in for Spock.
+
+Every node publishes all its tables and subscribes to every other node, taking only what was written there (`origin = none`),
+so nothing travels in circles. The `snowflake` functions of pgEdge's extension exist as SQL.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+import psycopg
+from psycopg import sql
+
+from .nodes import Node
+from .processes import Processes
+
+PUBLICATION = "mesh"
+
+
+class Embedded(Processes):
+    """The mesh as processes of this machine."""
+
+    kind = "embedded"
+
+    def _settings(self, node: Node) -> Mapping[str, object]:
+        return {
+            "wal_level": "logical",
+            "max_wal_senders": 12,
+            "max_replication_slots": 12,
+            "max_worker_processes": 16,
+            "max_logical_replication_workers": 10,
+            # The default of 5 s is how long replication stays away after a node comes back.
+            "wal_retrieve_retry_interval": "200ms",
+            "wal_receiver_status_interval": "1s",
+            # Without it nobody notices that two nodes updated the same row.
+            "track_commit_timestamp": "on",
+            # `off` would delay the peers: only flushed WAL is sent.
+            "synchronous_commit": "local",
+            "snowflake.node": node.number,
+        }
+
+    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        # What the image of a real node brings along.
+        connection.execute(files(__package__).joinpath("snowflake.sql").read_bytes())
+        connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")
+
+    def _wire(self, nodes: Mapping[str, str]) -> None:
+        # Strictly one after the other: two CREATE SUBSCRIPTION at once wait for each other's transaction, across servers, for ever.
+        for receiver, dsn in nodes.items():
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                existing = {name for (name,) in connection.execute("SELECT subname FROM pg_subscription")}
+                for origin in nodes:
+                    link = f"{receiver}_from_{origin}"
+                    if origin != receiver and link not in existing:
+                        _drop_abandoned_slot(nodes[origin], link)
+                        connection.execute(
+                            sql.SQL(
+                                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} "
+                                "WITH (origin = none, copy_data = false, synchronous_commit = 'local')"
+                            ).format(
+                                sql.Identifier(link),
+                                sql.Literal(f"service={origin} application_name={link}"),
+                                sql.Identifier(PUBLICATION),
+                            )
+                        )
+
+
+def _drop_abandoned_slot(dsn: str, link: str) -> None:
+    """An interrupted CREATE SUBSCRIPTION leaves its slot at the origin."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
+            [link],
+        )
