@@ -132,7 +132,7 @@ def backends(as_json: AsJson = False, debug: Debug = False) -> None:
         shown = ("title", "summary", "topology", "nodes", "image", "sqlalchemy", "embedded")
         rows = {
             name: {key: profile[key] for key in shown}
-            | {"keys": profile["key_strategies"], "default_keys": profile["key_strategy"]}
+            | {"keys": list(profile["key_strategies"]), "default_keys": profile["key_strategy"]}
             for name, profile in profiles.items()
         }
         if as_json:

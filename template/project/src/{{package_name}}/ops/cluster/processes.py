@@ -111,7 +111,7 @@ class Processes(Cluster):
         return [
             NodeStatus(
                 node.name,
-                node.role,
+                self._role(state, node) if state else node.role,
                 state.ports.get(node.name, node.port) if state else node.port,
                 "up" if state and self._server(state, node).is_ready() else "down",
             )
@@ -167,6 +167,20 @@ class Processes(Cluster):
         with ThreadPoolExecutor(len(others)) as threads:
             list(threads.map(first.copy_to, others))
 
+    def _role(self, _state: State, node: Node) -> str:
+        """What a node is for at this moment."""
+        return node.role
+
+    def _services(self, state: State) -> str:
+        """How the nodes find each other: by service name, so ports and passwords may change behind the links."""
+        return "".join(
+            f"[{name}]\nhost=127.0.0.1\nport={port}\ndbname={DATABASE}\n{self._login(state)}\n"
+            for name, port in state.ports.items()
+        )
+
+    def _login(self, state: State) -> str:
+        return f"user={SUPERUSER}\npassword={state.superuser_password}\n"
+
     # ------------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -206,7 +220,6 @@ class Processes(Cluster):
                 "LC_ALL": "C",
                 "TZ": "UTC",
                 "HOME": str(self._data),
-                # The nodes find each other by service name, so ports and passwords may change behind the links.
                 "PGSERVICEFILE": str(self._data / "service.conf"),
             },
         )
@@ -273,14 +286,7 @@ class Processes(Cluster):
 
     def _write_services(self, state: State) -> None:
         path = self._data / "service.conf"
-        write_private(
-            path,
-            "".join(
-                f"[{name}]\nhost=127.0.0.1\nport={port}\ndbname={DATABASE}\n"
-                f"user={SUPERUSER}\npassword={state.superuser_password}\n\n"
-                for name, port in state.ports.items()
-            ),
-        )
+        write_private(path, self._services(state))
         self._server(state, NODES[0]).give(path)
 
     def _dsn(self, state: State, node: Node, database: str = DATABASE) -> str:
@@ -291,6 +297,8 @@ class Processes(Cluster):
             user=SUPERUSER,
             password=state.superuser_password,
             connect_timeout=5,
+            # Whoever else would have to confirm may not be there yet.
+            options="-c synchronous_commit=local",
         )
 
 

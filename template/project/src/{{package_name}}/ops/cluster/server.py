@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Server:
             file.write(password)
         self.give(password_file)
         try:
-            self._tool(
+            self.tool(
                 "initdb",
                 *("--pgdata", str(fresh), "--username", superuser, "--pwfile", str(password_file)),
                 *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-sync", "--no-instructions"),
@@ -52,9 +52,13 @@ class Server:
 
     def copy_to(self, other: "Server") -> None:
         """Clone the stopped data directory."""
-        fresh = other._fresh()
-        subprocess.run(["cp", "-a", str(self.data), str(fresh)], check=True)
-        other._adopt(fresh)
+        other.replace_by(lambda fresh: subprocess.run(["cp", "-a", str(self.data), str(fresh)], check=True))
+
+    def replace_by(self, make: Callable[[Path], object]) -> None:
+        """Replace the data directory by the one that `make` makes at the path it is given; if it fails, the old one stays."""
+        fresh = self._fresh()
+        make(fresh)
+        self._adopt(fresh)
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Write the settings that the server reads at its next start."""
@@ -176,7 +180,12 @@ class Server:
                     return
                 time.sleep(0.02)
 
-    def _tool(self, name: str, *arguments: str) -> None:
+    def tool(self, name: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's user.
+
+        Raises:
+            ClusterError: it failed, for the reason in the message.
+        """
         result = subprocess.run(
             [str(self.programs / name), *arguments],
             stdin=subprocess.DEVNULL,

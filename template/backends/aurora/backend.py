@@ -1,0 +1,17 @@
+"""A PostgreSQL writer and its readers, as the application and its operations have to treat them.
+
+One node takes writes; the others repeat its log, a moment later, and refuse to write. Which one is the writer changes at a
+failover. SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import re
+
+from sqlalchemy import Connection
+
+ISOLATION = "READ COMMITTED"
+"""Of a unit of work that asks for nothing else."""
+
+COPY = True
+"""Whether there is COPY FROM STDIN."""
+
+{% include 'template/postgresql/backend.py' %}

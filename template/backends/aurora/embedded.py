@@ -1,0 +1,130 @@
+"""How three plain PostgreSQL servers become a writer and two readers.
+
+The readers are copies of the writer that repeat its log. Whether a server is one of them is written in its data directory
+(`standby.signal`), and a promotion deletes that. So a server that says it is a writer while a later one exists is a former
+writer: it is rewound and follows the new one before it takes a single write.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+
+import psycopg
+from psycopg import sql
+
+from . import ClusterError
+from .nodes import DATABASE, NODES, Node
+from .processes import Processes, State
+from .server import Server
+
+STREAMING_TIMEOUT = 20.0
+"""Seconds that the readers get to follow the writer; they need 0.3."""
+
+QUORUM = "ANY 1 (n1, n2, n3)"
+"""A commit is answered when one more node has it. Aurora's storage does the same in its own way."""
+
+
+class Embedded(Processes):
+    """The writer and its readers as processes of this machine."""
+
+    kind = "embedded"
+
+    def _settings(self, node: Node) -> Mapping[str, object]:
+        return {
+            # Whoever is the writer is found by asking; so a reader needs no new settings at a failover.
+            "primary_conninfo": "service=writer",
+            "synchronous_standby_names": os.environ.get("SYNCHRONOUS_STANDBY_NAMES", QUORUM),
+            "wal_level": "replica",
+            # Without slots: enough for a reader that is away for a while.
+            "wal_keep_size": "256MB",
+            "max_wal_size": "512MB",
+            # The default of 5 s is how long a reader waits before it looks for the new writer.
+            "wal_retrieve_retry_interval": "200ms",
+            "hot_standby_feedback": "on",
+            # pg_rewind needs both.
+            "full_page_writes": "on",
+            "wal_log_hints": "on",
+        }
+
+    def _services(self, state: State) -> str:
+        ports = ",".join(str(port) for port in state.ports.values())
+        hosts = ",".join("127.0.0.1" for _ in state.ports)
+        return super()._services(state) + (
+            f"[writer]\nhost={hosts}\nport={ports}\ntarget_session_attrs=read-write\nconnect_timeout=2\n"
+            f"dbname={DATABASE}\n{self._login(state)}\n"
+        )
+
+    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        # Whether a reader follows the writer is shown to no one else.
+        connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(DATABASE)))
+
+    def _clone(self, first: Server, others: Sequence[Server]) -> None:
+        super()._clone(first, others)
+        for server in others:
+            _make_reader(server)
+
+    def _wire(self, nodes: Mapping[str, str]) -> None:
+        deadline = time.monotonic() + STREAMING_TIMEOUT
+        writer = next(dsn for dsn in nodes.values() if not _ask(dsn, "SELECT pg_is_in_recovery()"))
+        while _ask(writer, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != len(nodes) - 1:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the readers do not follow the writer after {STREAMING_TIMEOUT:.0f} s; see their logs in {self._data}"
+                )
+            time.sleep(0.01)
+
+    def _start(self, state: State, nodes: Sequence[Node]) -> None:
+        former = self._former_writers(state)
+        super()._start(state, [node for node in nodes if node not in former])
+        returning = [node for node in nodes if node in former]
+        for node in returning:
+            self._rejoin(state, node)
+        super()._start(state, returning)
+
+    def _role(self, state: State, node: Node) -> str:
+        return "reader" if _is_reader(self._server(state, node)) else "writer"
+
+    def _former_writers(self, state: State) -> list[Node]:
+        """The nodes that were the writer until another one was promoted."""
+        claims = [
+            (_timeline(server), node)
+            for node in NODES
+            if (server := self._server(state, node)).data.exists() and not _is_reader(server)
+        ]
+        newest = max((timeline for timeline, _ in claims), default=0)
+        return [node for timeline, node in claims if timeline < newest]
+
+    def _rejoin(self, state: State, node: Node) -> None:
+        """Make a reader of a former writer, which has stopped: take back what only it has, and follow."""
+        server = self._server(state, node)
+        try:
+            server.tool("pg_rewind", "--target-pgdata", str(server.data), "--source-server", "service=writer")
+        except ClusterError:
+            # What it would take to go back is gone, or never was.
+            server.replace_by(
+                lambda fresh: server.tool(
+                    "pg_basebackup", "--pgdata", str(fresh), "--dbname", "service=writer", "--checkpoint", "fast"
+                )
+            )
+        _make_reader(server)
+
+
+def _is_reader(server: Server) -> bool:
+    return (server.data / "standby.signal").exists()
+
+
+def _make_reader(server: Server) -> None:
+    signal = server.data / "standby.signal"
+    signal.touch(mode=0o600)
+    server.give(signal)
+
+
+def _timeline(server: Server) -> int:
+    """How many promotions lie behind a server, plus one: each leaves a file named by the timeline it began."""
+    return max((int(path.stem, 16) for path in (server.data / "pg_wal").glob("*.history")), default=1)
+
+
+def _ask(dsn: str, query: str) -> object:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None
