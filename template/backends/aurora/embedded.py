@@ -6,6 +6,7 @@ writer: it is rewound and follows the new one before it takes a single write.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from . import ClusterError
-from .nodes import DATABASE, NODES, Node
+from .nodes import DATABASE, NODES, Node, find_node
 from .processes import Processes, State
 from .server import Server
 
@@ -81,8 +82,19 @@ class Embedded(Processes):
             self._rejoin(state, node)
         super()._start(state, returning)
 
+    def rejoin_node(self, name: str) -> None:
+        """Let one node follow the present writer, whatever it was before: what only it has written is lost."""
+        with self._locked():
+            state, node = self._existing(), find_node(name)
+            self._stop(state, [node], signal.SIGINT)
+            self._rejoin(state, node)
+            super()._start(state, [node])
+            self._publish()
+
     def _role(self, state: State, node: Node) -> str:
-        return "reader" if _is_reader(self._server(state, node)) else "writer"
+        if _is_reader(self._server(state, node)):
+            return "reader"
+        return "former writer" if node in self._former_writers(state) else "writer"
 
     def _former_writers(self, state: State) -> list[Node]:
         """The nodes that were the writer until another one was promoted."""
@@ -114,9 +126,9 @@ def _is_reader(server: Server) -> bool:
 
 
 def _make_reader(server: Server) -> None:
-    signal = server.data / "standby.signal"
-    signal.touch(mode=0o600)
-    server.give(signal)
+    mark = server.data / "standby.signal"
+    mark.touch(mode=0o600)
+    server.give(mark)
 
 
 def _timeline(server: Server) -> int:

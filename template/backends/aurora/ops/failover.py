@@ -1,0 +1,144 @@
+"""Make a reader the writer of the local cluster, and bring a former writer back as a reader.
+
+In production the platform does this; here it shows what the application goes through.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from .cluster import Cluster, ClusterError
+from .connections import Unreachable, connect
+from .topology import writers
+
+PATIENCE = 20.0
+"""Seconds that a reader gets to follow the new writer; it takes less than one."""
+
+
+@dataclass(frozen=True)
+class Failover:
+    """What a failover did."""
+
+    former: str | None
+    """The writer until then; None if there was none that answered."""
+    writer: str
+    seconds: float
+    """From the moment the former writer was gone until the new one took writes."""
+
+
+def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) -> Failover:
+    """Stop the writer and promote a reader.
+
+    Args:
+        cluster: a local one.
+        node: the reader; if absent the one that has received most of the log.
+        kill: stop the writer as a power cut would.
+
+    Raises:
+        ClusterError: no reader can be promoted, or `node` would lose what another reader has.
+    """
+    former = find_writer(cluster)
+    if node is not None and node == former:
+        raise ClusterError(f"{node} is the writer already.")
+    if former is not None:
+        cluster.stop_node(former, kill=kill)
+    gone = time.monotonic()
+    received = _received(cluster)
+    if not received:
+        raise ClusterError("No reader answers, so none can be promoted. Start one with `start`.")
+    best = max(received, key=lambda name: received[name])
+    chosen = node or best
+    if chosen not in received:
+        raise ClusterError(f"{chosen} does not answer, so it cannot be promoted; {best} could be.")
+    if received[chosen] < received[best]:
+        raise ClusterError(
+            f"{best} has received more of the log than {chosen}: what was committed last may be there only. Promote {best}."
+        )
+    with connect(cluster.admin_urls()[chosen], node=chosen, statement_timeout=PATIENCE) as connection:
+        if not connection.scalar(text("SELECT pg_promote(true, 15)")):
+            raise ClusterError(f"{chosen} did not become a writer within 15 s; its log has the reason.")
+        seconds = time.monotonic() - gone
+        # A former writer that returns compares its history with what the last checkpoint says.
+        connection.execute(text("CHECKPOINT"))
+    wait_for_readers(cluster, chosen, set(received) - {chosen})
+    return Failover(former, chosen, seconds)
+
+
+def bring_back(cluster: Cluster, node: str) -> str:
+    """Let `node` follow the present writer, whatever it was before; returns the writer's name.
+
+    Raises:
+        ClusterError: there is nobody to follow, or `node` does not come to follow.
+    """
+    others = {name: url for name, url in cluster.admin_urls().items() if name != node}
+    writer = find_writer(cluster, among=others)
+    if node not in cluster.admin_urls():
+        raise ClusterError(f"There is no node {node!r}: the nodes are {', '.join(cluster.admin_urls())}.")
+    if writer is None:
+        raise ClusterError(f"No other node takes writes, so {node} has nobody to follow. Promote one with `failover`.")
+    cluster.rejoin_node(node)
+    wait_for_readers(cluster, writer, {node})
+    return writer
+
+
+def find_writer(cluster: Cluster, among: Mapping[str, object] | None = None) -> str | None:
+    """The node that takes writes; None if none of those that answer does.
+
+    Raises:
+        ClusterError: there are two.
+    """
+    found = []
+    for node, url in cluster.admin_urls().items():
+        if among is None or node in among:
+            try:
+                with connect(url, node=node) as connection:
+                    found += writers({node: connection})
+            except Unreachable:
+                continue
+    if len(found) > 1:
+        raise ClusterError(
+            f"{' and '.join(found)} both take writes. Stop the one that is wrong with `stop`, then bring it back with `rejoin`."
+        )
+    return found[0] if found else None
+
+
+def wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
+    """Return when all of `readers` follow `writer`.
+
+    Raises:
+        ClusterError: one does not.
+    """
+    deadline = time.monotonic() + PATIENCE
+    names = text("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")
+    with connect(cluster.admin_urls()[writer], node=writer) as connection:
+        while missing := readers - set(connection.scalars(names)):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{' and '.join(sorted(missing))} does not follow {writer}; the log there has the reason. `rejoin` rewinds it."
+                )
+            time.sleep(0.02)
+
+
+def _received(cluster: Cluster) -> dict[str, int]:
+    """How far the log has come on each reader that answers, once all that arrived is repeated."""
+    found: dict[str, int] = {}
+    position = text("""
+        SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0'::pg_lsn,
+               coalesce(pg_last_wal_receive_lsn(), '0/0') <= pg_last_wal_replay_lsn()
+    """)
+    for node, url in cluster.admin_urls().items():
+        try:
+            with connect(url, node=node) as connection:
+                deadline = time.monotonic() + PATIENCE
+                while True:
+                    is_reader, replayed, is_done = connection.execute(position).one()
+                    if is_done or not is_reader or time.monotonic() > deadline:
+                        break
+                    time.sleep(0.01)
+                if is_reader:
+                    found[node] = int(replayed)
+        except Unreachable:
+            continue
+    return found
