@@ -11,6 +11,9 @@ from sqlalchemy import Connection
 ISOLATION = "READ COMMITTED"
 """Of a unit of work that asks for nothing else."""
 
+HISTORY_IS_SHARED = True
+"""What became of a COMMIT that was not answered, the present writer knows, whoever was asked."""
+
 COPY = True
 """Whether there is COPY FROM STDIN."""
 

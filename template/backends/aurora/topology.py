@@ -95,9 +95,12 @@ def node_number(connection: Connection) -> int:
 def links(connections: Mapping[str, Connection]) -> list[Link]:
     """Every reader's link to the writer, with its state."""
     writer = the_writer(connections)
+    timeline = int(connections[writer].scalar(text(_TIMELINE)) or "0", 16)
     sent = {row.application_name: row.state for row in connections[writer].execute(text(_SENT))}
     return [
-        Link(writer, reader, _state(connection, sent)) for reader, connection in connections.items() if reader != writer
+        Link(writer, reader, _state(connection, sent, timeline))
+        for reader, connection in connections.items()
+        if reader != writer
     ]
 
 
@@ -146,12 +149,16 @@ _REFUSED = (
     (r"ALTER TABLE .*SET UNLOGGED\b", "rows of an UNLOGGED table are not in the log that the readers repeat"),
 )
 
+# The first eight digits of a log file's name.
+_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+
 _SENT = "SELECT application_name, state FROM pg_stat_replication"
 
 _RECEIVED = """
     SELECT current_setting('cluster_name') AS name,
            pg_get_wal_replay_pause_state() <> 'not paused' AS paused,
-           (SELECT status FROM pg_stat_wal_receiver) AS status
+           (SELECT status FROM pg_stat_wal_receiver) AS status,
+           (SELECT received_tli FROM pg_stat_wal_receiver) AS timeline
 """
 
 _UNLOGGED = """
@@ -162,11 +169,16 @@ _UNLOGGED = """
 """
 
 
-def _state(reader: Connection, sent: Mapping[str, str]) -> str:
+def _state(reader: Connection, sent: Mapping[str, str], timeline: int) -> str:
     """What both ends say; a reader that follows somebody else looks well from its own end only."""
     found = reader.execute(text(_RECEIVED)).one()
     if found.paused:
         return "paused: its replay was stopped by hand"
+    if found.timeline is not None and found.timeline < timeline:
+        # It may look well from both ends, again and again for a moment.
+        return (
+            f"left behind on timeline {found.timeline} of {timeline}: it went further than the writer that was promoted"
+        )
     if found.status != "streaming":
         return found.status or "not streaming"
     # A receiver introduces itself by its server's cluster_name, if that has one.

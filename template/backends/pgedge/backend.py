@@ -11,6 +11,9 @@ from sqlalchemy import Connection
 ISOLATION = "READ COMMITTED"
 """Of a unit of work that asks for nothing else: SERIALIZABLE would hold on one node only."""
 
+HISTORY_IS_SHARED = False
+"""What became of a COMMIT that was not answered, only the node knows that was asked."""
+
 COPY = True
 """Whether there is COPY FROM STDIN; its rows reach the other nodes as those of an INSERT do."""
 

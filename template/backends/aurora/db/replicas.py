@@ -47,7 +47,7 @@ class Token:
         return cls(int(found[1]), found[2])
 
 
-_TOKEN = re.compile(r"([1-9]\d{0,8}):([0-9A-F]{1,8}/[0-9A-F]{1,8})")
+_TOKEN = re.compile(r"([1-9][0-9]{0,8}):([0-9A-F]{1,8}/[0-9A-F]{1,8})")
 
 UNKNOWN = Token(1, "FFFFFFFF/FFFFFFFF")
 """Of a write that is somewhere in the log: no reader can be trusted to have it."""

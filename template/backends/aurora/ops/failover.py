@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from .cluster import Cluster, ClusterError
-from .connections import Unreachable, connect
-from .topology import writers
+from .connections import Unreachable, connect, connect_all
+from .topology import links, writers
 
 PATIENCE = 20.0
 """Seconds that a reader gets to follow the new writer; it takes less than one."""
@@ -111,12 +111,12 @@ def wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
         ClusterError: one does not.
     """
     deadline = time.monotonic() + PATIENCE
-    names = text("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")
-    with connect(cluster.admin_urls()[writer], node=writer) as connection:
-        while missing := readers - set(connection.scalars(names)):
+    urls = {node: url for node, url in cluster.admin_urls().items() if node == writer or node in readers}
+    with connect_all(urls) as connections:
+        while missing := [link for link in links(connections) if not link.is_up]:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"{' and '.join(sorted(missing))} does not follow {writer}; the log there has the reason. `rejoin` rewinds it."
+                    f"not followed: {', '.join(map(str, missing))}. The reader's log has the reason; `rejoin` rewinds it."
                 )
             time.sleep(0.02)
 

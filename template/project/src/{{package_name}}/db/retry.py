@@ -169,8 +169,9 @@ class Attempts:
             self.counters.add("ambiguous")
             if not self.idempotent:
                 raise _ambiguous(node, self.failures) from failure
-            # Only the node that was asked to commit knows whether it did.
-            self.in_doubt, self.route = True, replace(self.route, node=node)
+            self.in_doubt = True
+            if not backend.HISTORY_IS_SHARED:
+                self.route = replace(self.route, node=node)
         delay = self._delay()
         if delay is None or now + delay >= self.started + self.policy.deadline:
             self.counters.add("given_up")
