@@ -69,10 +69,11 @@ FILES = """
     src/shop/ops/cluster/embedded.py
     src/shop/ops/cluster/kinds.py
     src/shop/ops/cluster/nodes.py
+    src/shop/ops/cluster/processes.py
     src/shop/ops/cluster/programs.py
     src/shop/ops/cluster/server.py
-    src/shop/ops/cluster/processes.py
     src/shop/ops/connections.py
+    src/shop/ops/console.py
     src/shop/ops/migrate.py
     src/shop/ops/rows.py
     src/shop/ops/schema.py
@@ -104,6 +105,15 @@ FILES = """
 """
 # those of its backend,
 OF_BACKEND = {
+    "aurora": """
+        cluster/node.sh
+        src/shop/db/deadline.py
+        src/shop/db/replicas.py
+        src/shop/ops/commands.py
+        src/shop/ops/failover.py
+        tests/test_failover.py
+        tests/test_replicas.py
+    """,
     "pgedge": """
         cluster/links.sh
         cluster/node.sql

@@ -1,13 +1,24 @@
 """The checks that only a writer with readers needs."""
 
 import time
+from collections import Counter
+from statistics import median
 from typing import ClassVar
 
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
+from ...db import Key, UnitOfWork, WrongNode, backend
+from ...db.retry import sqlstate_of
+from ..cluster import Cluster
 from ..connections import connect_all
+from ..failover import bring_back, fail_over
+from ..schema import SCRATCH_PREFIX
 from ..topology import TopologyError, links, the_writer, unreplicable_tables
 from .check import Check, Finding, Status, Subject
+from .checks import SurvivesALoss, in_scratch, mark
+from .scratch import Marker
 
 CLOCK_SKEW = 0.5
 """Seconds by which the clocks may differ. Arbitrary: far above what NTP allows, far below what harms."""
@@ -117,4 +128,149 @@ class EveryTableIsReplicated(Check):
         return Finding(Status.PASS, "no table left out")
 
 
-CHECKS = (ServersAreSetUp, ExactlyOneNodeWrites, EveryReaderStreams, EveryTableIsReplicated)
+class CommitsWaitForAReader(Check):
+    """A commit waits for a reader.
+
+    `synchronous_standby_names = 'ANY 1 (…)'` on every node, with the readers' cluster_name. Without it what the writer acknowledged last is lost if it dies.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryReaderStreams",)
+
+    def run(self, subject: Subject) -> Finding:
+        """Ask the writer which readers it counts on."""
+        with connect_all(subject.admin_urls) as connections:
+            writer = the_writer(connections)
+            wanted = connections[writer].scalar(text("SHOW synchronous_standby_names"))
+            mode = connections[writer].scalar(text("SHOW synchronous_commit"))
+            rows = connections[writer].execute(text("SELECT application_name, sync_state FROM pg_stat_replication"))
+            states = {row.application_name: row.sync_state for row in rows}
+        counted = sorted(name for name, state in states.items() if state in ("quorum", "sync"))
+        evidence = {"synchronous_standby_names": wanted, "synchronous_commit": mode, "states": states}
+        if not wanted or mode in ("off", "local"):
+            return Finding(
+                Status.WARN, f"{writer} waits for nobody: a failover can lose what it acknowledged last", evidence
+            )
+        if not counted:
+            return Finding(
+                Status.FAIL, f"{writer} waits for {wanted}, and no reader counts: every commit hangs", evidence
+            )
+        return Finding(Status.PASS, f"{wanted}: {' and '.join(counted)} can confirm", evidence)
+
+
+class ReadersRefuseWrites(Check):
+    """A reader refuses writes, and the application is told so.
+
+    The nodes' URLs may all lead to the writer.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryReaderStreams",)
+
+    def run(self, subject: Subject) -> Finding:
+        """Try to write on each reader, in the way the application would and behind its back."""
+        database = subject.scratch.database
+        with connect_all(subject.admin_urls) as connections:
+            readers = [link.receiver for link in links(connections)]
+            taken = []
+            for reader in readers:
+                try:
+                    database.options(node=reader).run(lambda unit: unit.node)
+                    taken.append(f"the router let a write through to {reader}")
+                except WrongNode:
+                    pass
+                try:
+                    connections[reader].execute(CreateSchema(f"{SCRATCH_PREFIX}refused"))
+                    taken.append(f"{reader} took a write")
+                except DBAPIError as error:
+                    if sqlstate_of(error) not in backend.READ_ONLY:
+                        raise
+        if taken:
+            return Finding(Status.FAIL, "; ".join(taken))
+        return Finding(Status.PASS, f"{' and '.join(readers)} refuse")
+
+
+class NobodyMissesTheirOwnWrites(Check):
+    """Nobody misses their own writes.
+
+    `GRANT pg_read_all_stats` to the application's role, without which no reader can say how far it is; else raise `read_wait`.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryReaderStreams",)
+    limit: ClassVar[float] = 20.0
+
+    SAMPLES: ClassVar[int] = 100
+
+    def run(self, subject: Subject) -> Finding:
+        """Write, then look for it at once: on a reader as it comes, and by way of the router."""
+        database = subject.scratch.database
+        behind = missed = 0
+        served: Counter[str] = Counter()
+        waits: list[float] = []
+        with connect_all(subject.admin_urls) as connections:
+            readers = [link.receiver for link in links(connections)]
+            views = in_scratch(subject, connections)
+            for number in range(self.SAMPLES):
+                key = database.run(mark, f"own {number}")
+                query = select(Marker.id).where(Marker.id == key)
+                if views[readers[number % len(readers)]].scalar(query) is None:
+                    behind += 1
+                started = time.monotonic()
+                node, found = database.read(_look, key)
+                waits.append(time.monotonic() - started)
+                served[node] += 1
+                missed += not found
+        by_readers = sum(count for node, count in served.items() if node in readers)
+        evidence = {
+            "reads": self.SAMPLES,
+            "missed_by_a_raw_reader": behind,
+            "missed_by_the_router": missed,
+            "served": dict(served),
+            "read_ms": {"p50": round(1000 * median(waits), 2), "max": round(1000 * max(waits), 2)},
+        }
+        if missed:
+            return Finding(Status.FAIL, f"{missed} of {self.SAMPLES} reads missed what had just been written", evidence)
+        if not by_readers:
+            return Finding(Status.WARN, "nothing was missed, but only because the writer served every read", evidence)
+        if not behind:
+            return Finding(
+                Status.WARN, "nothing was missed, but raw readers missed nothing either: not put to the test", evidence
+            )
+        return Finding(
+            Status.PASS,
+            f"0 of {self.SAMPLES} missed, {by_readers} served by readers; a raw reader missed {behind}",
+            evidence,
+        )
+
+
+class ANewWriterTakesOver(SurvivesALoss):
+    """A new writer takes over when the writer is lost, and the old one comes back as a reader.
+
+    Without `synchronous_standby_names` acknowledged writes can be lost; otherwise the readers' logs have the reason.
+    """
+
+    def take_away(self, cluster: Cluster) -> str:
+        """Kill the writer and promote the reader that is furthest ahead."""
+        done = fail_over(cluster, kill=True)
+        self.former = done.former
+        return f"{done.former} killed, {done.writer} promoted in {done.seconds:.2f} s"
+
+    def give_back(self, cluster: Cluster) -> None:
+        """Bring the former writer back."""
+        if self.former is not None:
+            bring_back(cluster, self.former)
+
+
+def _look(unit: UnitOfWork, key: Key) -> tuple[str, bool]:
+    return unit.node, unit.scalar(select(Marker.id).where(Marker.id == key)) is not None
+
+
+CHECKS = (
+    ServersAreSetUp,
+    ExactlyOneNodeWrites,
+    EveryReaderStreams,
+    EveryTableIsReplicated,
+    CommitsWaitForAReader,
+    ReadersRefuseWrites,
+    NobodyMissesTheirOwnWrites,
+)
+
+CHAOS = (ANewWriterTakesOver,)

@@ -6,9 +6,11 @@ from typing import ClassVar
 
 from sqlalchemy import text
 
+from ..cluster import Cluster
 from ..connections import connect_all
 from ..topology import has_spock, left_out_tables, links, node_number, unreplicable_tables
 from .check import Check, Finding, Status, Subject
+from .checks import SurvivesALoss
 
 CLOCK_SKEW = 0.5
 """Seconds by which two clocks may differ: the later of two writes wins, by the clock of the node that took it."""
@@ -159,5 +161,25 @@ _NATIVE_CONFLICTS = """
     SELECT sum(value::bigint) FROM pg_stat_subscription_stats AS s, jsonb_each_text(to_jsonb(s)) AS c(name, value)
     WHERE name LIKE 'confl\\_%'
 """
+
+
+class TheOthersGoOn(SurvivesALoss):
+    """The others go on when the preferred node is lost, and it catches up.
+
+    What is missing on a node: look at its links, and whether it lost its disk with its power.
+    """
+
+    def take_away(self, cluster: Cluster) -> str:
+        """Kill the first node, where all the work is."""
+        node = cluster.status()[0].name
+        cluster.stop_node(node, kill=True)
+        return f"{node} killed and started again"
+
+    def give_back(self, cluster: Cluster) -> None:
+        """Start it again."""
+        cluster.start_node(cluster.status()[0].name)
+
+
+CHAOS = (TheOthersGoOn,)
 
 CHECKS = (ServersAreSetUp, EveryLinkReplicates, EveryTableIsReplicated)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from sqlalchemy.engine import URL
 
+from ..cluster import Cluster
 from .scratch import Scratch
 
 
@@ -45,6 +46,8 @@ class Subject:
     """Where the migrations are."""
     seed: int
     """Of everything random, so that a run can be repeated."""
+    cluster: Cluster | None = None
+    """The local cluster that it is, for checks that take nodes away."""
 
     @property
     def owner(self) -> str:

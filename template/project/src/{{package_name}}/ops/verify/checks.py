@@ -1,7 +1,10 @@
 """The checks that every cluster must pass, whatever it is made of."""
 
+import itertools
+import secrets
 import threading
 import time
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +14,8 @@ from typing import ClassVar, TypeVar
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ...db import Key, UnitOfWork, keys
+from ...db import AmbiguousCommit, DatabaseError, Key, UnitOfWork, keys
+from ..cluster import Cluster
 from ..connections import Unreachable, connect, connect_all
 from ..migrate import load_config, version_of
 from ..schema import differences, read_schema
@@ -102,10 +106,10 @@ class RowsReachEveryNode(Check):
         lags: dict[str, list[float]] = {}
         lost: set[tuple[str, str]] = set()
         with connect_all(subject.admin_urls) as connections:
-            views = _in_scratch(subject, connections)
+            views = in_scratch(subject, connections)
             for origin in writers(connections):
                 for _ in range(self.SAMPLES):
-                    key = database.options(node=origin).run(_mark, origin)
+                    key = database.options(node=origin).run(mark, origin)
                     committed = time.monotonic()
                     waiting = {peer for peer in connections if peer != origin and (origin, peer) not in lost}
                     while waiting:
@@ -187,7 +191,7 @@ class KeysNeverCollide(Check):
                 )
             handed_out = set(makers)
             fence(connections)
-            for node, view in _in_scratch(subject, connections).items():
+            for node, view in in_scratch(subject, connections).items():
                 missing = len(handed_out - set(view.scalars(select(Marker.id))))
                 if missing:
                     return Finding(Status.FAIL, f"{missing} of {len(handed_out)} acknowledged rows are not on {node}")
@@ -212,7 +216,7 @@ class LedgerStaysBalanced(Check):
         """Transfer on all nodes at once while the total is watched, then compare the nodes, then show that a loss is seen."""
         database = subject.scratch.database
         with connect_all(subject.admin_urls) as connections:
-            views = _in_scratch(subject, connections)
+            views = in_scratch(subject, connections)
             accounts = database.run(_open_accounts, self.ACCOUNTS)
             fence(connections)
             attempts: list[str] = []
@@ -269,6 +273,94 @@ class LedgerStaysBalanced(Check):
         return Finding(Status.PASS, f"{committed} transfers, {retries} retried, total zero in {looks} looks", evidence)
 
 
+class SurvivesALoss(Check):
+    """What was acknowledged survives the loss of a node, shown under load. A subclass says which node goes, and how it comes back."""
+
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers", "RowsReachEveryNode")
+    limit: ClassVar[float] = 60.0
+
+    WRITERS: ClassVar[int] = 4
+    BEFORE: ClassVar[float] = 0.5
+    AFTER: ClassVar[float] = 1.0
+    """Seconds of load before the loss, and after each step."""
+
+    @abstractmethod
+    def take_away(self, cluster: Cluster) -> str:
+        """Take a node away without a word; how that is to be told."""
+
+    @abstractmethod
+    def give_back(self, cluster: Cluster) -> None:
+        """Make the cluster whole again."""
+
+    def run(self, subject: Subject) -> Finding:
+        """Write without a break while the node goes and comes back; then look for every row on every node."""
+        if subject.cluster is None:
+            return Finding(Status.SKIP, "only a local cluster can be hurt")
+        database = subject.scratch.database
+        finished = threading.Event()
+
+        def write(writer: int) -> tuple[list[tuple[float, str]], list[str], list[str]]:
+            acknowledged: list[tuple[float, str]] = []
+            doubtful: list[str] = []
+            failed: list[str] = []
+            while not finished.is_set():
+                name = f"{writer}-{len(acknowledged)}-{len(doubtful)}-{secrets.token_hex(4)}"
+                try:
+                    database.run(mark, name)
+                except AmbiguousCommit:
+                    doubtful.append(name)
+                except (DatabaseError, DBAPIError) as error:
+                    failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+                else:
+                    acknowledged.append((time.monotonic(), name))
+                time.sleep(0.001)
+            return acknowledged, doubtful, failed
+
+        with ThreadPoolExecutor(self.WRITERS) as threads:
+            work = [threads.submit(write, number) for number in range(self.WRITERS)]
+            try:
+                time.sleep(self.BEFORE)
+                lost_at = time.monotonic()
+                what = self.take_away(subject.cluster)
+                time.sleep(self.AFTER)
+                self.give_back(subject.cluster)
+                time.sleep(self.AFTER)
+            finally:
+                finished.set()
+            results = [future.result() for future in work]
+        acknowledged = sorted(pair for result in results for pair in result[0])
+        doubtful = {name for result in results for name in result[1]}
+        failed = [reason for result in results for reason in result[2]]
+        moments = [lost_at, *(moment for moment, _ in acknowledged if moment > lost_at)]
+        gap = max((later - earlier for earlier, later in itertools.pairwise(moments)), default=float("inf"))
+        names = {name for _, name in acknowledged}
+        with connect_all(subject.admin_urls) as connections:
+            fence(connections)
+            found = {
+                node: set(view.scalars(select(Marker.origin)))
+                for node, view in in_scratch(subject, connections).items()
+            }
+        missing = {node: len(names - there) for node, there in found.items() if names - there}
+        happened = len(doubtful.intersection(*found.values()))
+        evidence = {
+            "acknowledged": len(names),
+            "ambiguous": len(doubtful),
+            "ambiguous_that_happened": happened,
+            "failed": failed[:5],
+            "gap_s": round(gap, 3),
+        }
+        if missing:
+            lost = ", ".join(f"{count} on {node}" for node, count in missing.items())
+            return Finding(Status.FAIL, f"{what}; of {len(names)} acknowledged writes are missing: {lost}", evidence)
+        if failed:
+            return Finding(Status.FAIL, f"{what}; {len(failed)} writes failed: {failed[0]}", evidence)
+        return Finding(
+            Status.PASS,
+            f"{what}; {len(names)} acknowledged writes, none lost, gap {gap:.2f} s, {len(doubtful)} ambiguous",
+            evidence,
+        )
+
+
 class NothingIsLeftBehind(Check):
     """Nothing is left behind.
 
@@ -286,7 +378,8 @@ class NothingIsLeftBehind(Check):
 _TOTAL = select(func.coalesce(func.sum(Entry.amount), 0))
 
 
-def _in_scratch(subject: Subject, connections: dict[str, Connection]) -> dict[str, Connection]:
+def in_scratch(subject: Subject, connections: dict[str, Connection]) -> dict[str, Connection]:
+    """The connections, as they see the scratch tables."""
     options = {"schema_translate_map": {None: subject.scratch.schema}}
     return {node: connection.execution_options(**options) for node, connection in connections.items()}
 
@@ -298,7 +391,8 @@ def _in_parallel(work: Callable[[T], Result], items: Iterable[T]) -> list[Result
         return list(threads.map(work, every))
 
 
-def _mark(unit: UnitOfWork, origin: str) -> Key:
+def mark(unit: UnitOfWork, origin: str) -> Key:
+    """Write one row to be looked for."""
     marker = Marker(origin=origin)
     unit.add(marker)
     unit.flush()
@@ -327,7 +421,7 @@ def _watch_totals(subject: Subject, stop: threading.Event) -> tuple[int, list[st
     """Look at the total on each node in turn until told to stop: how often, and what was wrong."""
     looks, wrong = 0, []
     with connect_all(subject.admin_urls) as connections:
-        views = _in_scratch(subject, connections)
+        views = in_scratch(subject, connections)
         while True:
             for node, view in views.items():
                 total = view.scalar(_TOTAL)

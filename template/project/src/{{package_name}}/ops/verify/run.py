@@ -10,11 +10,15 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from ...db.retry import first_line, sqlstate_of
-from .backend_checks import CHECKS
+from ..cluster import Cluster
+from .backend_checks import CHAOS, CHECKS
 from .check import Check, Finding, Status, Subject
 from .checks import GENERAL, EveryNodeAnswers, NothingIsLeftBehind
 
 ALL: tuple[type[Check], ...] = (EveryNodeAnswers, *CHECKS, *GENERAL)
+
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, *CHAOS)
+"""Also those that take nodes away. They need a local cluster."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,11 @@ def verify(
     project: Path = Path(),
     seed: int,
     checks: Sequence[type[Check]] = ALL,
+    cluster: Cluster | None = None,
     on_start: Callable[[type[Check]], None] = lambda check: None,
 ) -> Report:
     """Run `checks` in order; one whose requirement failed is skipped."""
-    subject = Subject(urls, admin_urls, project, seed)
+    subject = Subject(urls, admin_urls, project, seed, cluster)
     started = datetime.now(UTC)
     answers: list[Answer] = []
     try:
