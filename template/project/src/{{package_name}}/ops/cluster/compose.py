@@ -10,7 +10,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,9 @@ class Compose(Cluster):
         if engine.returncode:
             remedy = "Join the group `docker`" if "permission denied" in engine.stderr else "Start it"
             return f"The Docker engine does not answer: {engine.stderr.strip()}\n{remedy}, and try again."
-        known = self._taken_port(complaint) or self._failed_service() if arguments[:2] == ("compose", "up") else None
+        known = None
+        if arguments[:2] == ("compose", "up"):
+            known = self._taken_port(complaint) or self._failed_service(arguments)
         return known or f"`docker {' '.join(arguments)}` failed:\n{_without_progress(complaint)}"
 
     def _taken_port(self, complaint: str) -> str | None:
@@ -244,14 +246,18 @@ class Compose(Cluster):
                 )
         return None
 
-    def _failed_service(self) -> str | None:
+    def _failed_service(self, arguments: Collection[str]) -> str | None:
         """The last words of the job or node that failed, and the last error of each node that it complains of."""
         containers = self._containers()
+        # Where one node was to start, the others may be down on purpose.
+        wanted = containers.keys() & set(arguments) or containers.keys()
         # A job that ended badly before what is merely not healthy, often because of it.
-        for service in sorted(containers, key=lambda name: (not containers[name]["State"]["ExitCode"], name)):
+        for service in sorted(wanted, key=lambda name: (not containers[name]["State"]["ExitCode"], name)):
             state = containers[service]["State"]
             if state["ExitCode"] or (state["Running"] and not _is_healthy(containers[service])):
                 words = self._logs(containers[service], since=state["StartedAt"])[-5:]
+                if not words:  # Docker has already started it again
+                    words = self._logs(containers[service], since=containers[service]["Created"])[-5:]
                 for name in sorted({line.split()[0] for line in words} & (containers.keys() - {service})):
                     log = self._logs(containers[name], since=state["StartedAt"])
                     # An error that came from another server is quoted at the end.
