@@ -106,7 +106,10 @@ FILES = """
 # those of its backend,
 OF_BACKEND = {
     "aurora": """
+        cluster/node.conf
         cluster/node.sh
+        cluster/roles.sql
+        cluster/setup.sh
         src/shop/db/deadline.py
         src/shop/db/replicas.py
         src/shop/ops/commands.py
