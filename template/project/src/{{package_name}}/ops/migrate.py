@@ -4,7 +4,7 @@ Where the nodes replicate DDL a revision runs once; where they do not, on every 
 Either way every node is fenced before the next step, because a row that overtakes its table is lost without a word.
 
 A revision changes the schema or, with `changes = "data"` in its file, rows: never both. Rows are changed once, on one node, and
-replicated, after every node has the schema they need.
+replicated, after every node has the schema they need. Going back takes the same steps, newest first.
 """
 
 import re
@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL
@@ -50,11 +51,12 @@ class MigrationError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One revision on one node, about to run."""
+    """One revision on one node, about to run, or to be undone."""
 
     revision: str
     title: str
     node: str
+    back: bool = False
 
 
 def load_config(project: Path = Path()) -> Config:
@@ -97,12 +99,12 @@ def migrate(
         fence(connections)
         run = _Run(config, admin_urls, connections, owner, on_step)
         try:
-            if _is_behind(scripts, run, target):
-                for script in _path(scripts, run, target):
-                    run.upgrade(script)
-            else:
-                run.downgrade(target)
-        except CommandError as error:
+            back, forward = _path(scripts, run.versions(), target)
+            for script in back:
+                run.step(script, back=True)
+            for script in forward:
+                run.step(script)
+        except (CommandError, RevisionError) as error:
             raise MigrationError(str(error)) from error
         except DBAPIError as error:
             raise MigrationError(f"the revision failed: {str(error.orig).strip()}") from error
@@ -145,23 +147,24 @@ def _alone(connections: Mapping[str, Connection]) -> Iterator[None]:
         first.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
 
 
-def _is_behind(scripts: ScriptDirectory, run: "_Run", target: str) -> bool:
-    """Whether `target` lies ahead of some node, rather than behind all of them."""
-    if target == "base":
-        return False
-    scripts.get_revision(target)
-    known = {script.revision for script in scripts.iterate_revisions(target, "base")}
-    return any(version is None or version in known for version in run.versions().values())
+def _path(
+    scripts: ScriptDirectory, versions: Mapping[str, str | None], target: str
+) -> tuple[list[Script], list[Script]]:
+    """The revisions to go back from, newest first, and those to go forward to, oldest first.
 
+    One that only some nodes have is among them: an earlier run was interrupted between two nodes.
+    """
 
-def _path(scripts: ScriptDirectory, run: "_Run", target: str) -> list[Script]:
-    """The revisions that some node lacks, oldest first."""
-    lacking: dict[str, Script] = {}
-    for version in set(run.versions().values()):
-        for script in scripts.iterate_revisions(target, version or "base"):
-            lacking[script.revision] = script
-    order = [script.revision for script in scripts.iterate_revisions(target, "base")]
-    return sorted(lacking.values(), key=lambda script: -order.index(script.revision))
+    def up_to(revision: str | None) -> set[str]:
+        return {script.revision for script in scripts.iterate_revisions(revision or "base", "base")}
+
+    wanted, found = up_to(target), [up_to(version) for version in versions.values()]
+    newest_first = list(scripts.walk_revisions())
+    surplus = {revision for has in found for revision in has - wanted}
+    lacking = {revision for has in found for revision in wanted - has}
+    back = [script for script in newest_first if script.revision in surplus]
+    forward = [script for script in reversed(newest_first) if script.revision in lacking]
+    return back, forward
 
 
 @dataclass
@@ -179,24 +182,20 @@ class _Run:
     def versions(self) -> dict[str, str | None]:
         return {node: version_of(connection) for node, connection in self.connections.items()}
 
-    def upgrade(self, script: Script) -> None:
+    def step(self, script: Script, *, back: bool = False) -> None:
+        due = script.revision if back else script.down_revision
         changes: Changes = getattr(script.module, "changes", "schema")
         everywhere = changes == "schema" and not self.once
         for node in self.connections if everywhere else [self.first]:
             # A node may be ahead of the others: an earlier run was interrupted between them.
-            if version_of(self.connections[node]) == script.down_revision:
-                self.on_step(Step(script.revision, script.doc, node))
+            if version_of(self.connections[node]) == due:
+                self.on_step(Step(script.revision, script.doc, node, back=back))
                 with self._session(node, changes, local=everywhere) as connection:
                     self.config.attributes["connection"] = connection
-                    command.upgrade(self.config, script.revision)
-        self._settle()
-
-    def downgrade(self, target: str) -> None:
-        for node in [self.first] if self.once else self.connections:
-            self.on_step(Step(target, "downgrade", node))
-            with self._session(node, "schema", local=not self.once) as connection:
-                self.config.attributes["connection"] = connection
-                command.downgrade(self.config, target)
+                    if back:
+                        command.downgrade(self.config, "-1")
+                    else:
+                        command.upgrade(self.config, script.revision)
         self._settle()
 
     def _settle(self) -> None:
