@@ -14,7 +14,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -177,6 +177,16 @@ class Database:
             return UnitOfWork(connection.execution_options(**options), node=node, readonly=route.readonly)
         raise unreachable(failures, route)
 
+    @contextmanager
+    def _turn(self, patience: float) -> Iterator[None]:
+        """Keep out others that wait for their turn, without waiting for it longer than `patience` seconds."""
+        mine = patience > 0 and self._gate.acquire(timeout=patience)
+        try:
+            yield
+        finally:
+            if mine:
+                self._gate.release()
+
 
 @dataclass(frozen=True)
 class Options:
@@ -223,10 +233,9 @@ class Options:
     def _until_done(self, work: Callable[[UnitOfWork], T], route: Route) -> T:
         refuse_nesting()
         attempts = Attempts(self.retry, route, time.monotonic(), self.idempotent, self.database.counters)
-        gate: AbstractContextManager[Any] = nullcontext()
         while True:
             unit = None
-            with gate:
+            with self.database._turn(attempts.patience):
                 try:
                     unit = self.database._begin(attempts.route, self.isolation)
                     return self._attempt(work, unit)
@@ -237,8 +246,6 @@ class Options:
                         committing=unit is not None and unit.committing,
                         now=time.monotonic(),
                     )
-            if self.retry.gate:
-                gate = self.database._gate
             time.sleep(delay)
 
     def _attempt(self, work: Callable[[UnitOfWork], T], unit: UnitOfWork) -> T:
