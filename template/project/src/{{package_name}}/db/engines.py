@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol
@@ -198,7 +199,8 @@ def _check_budget(engine: Engine, node: str, pool: PoolLimits) -> None:
 
     @event.listens_for(engine, "first_connect")
     def compare(dbapi_connection: Any, _entry: ConnectionPoolEntry) -> None:
-        with dbapi_connection.cursor() as cursor:
+        # The asynchronous cursor of SQLAlchemy 2.0 is no context manager.
+        with closing(dbapi_connection.cursor()) as cursor:
             cursor.execute(backend.ROOM_FOR_CONNECTIONS)
             room = int(cursor.fetchone()[0])
         dbapi_connection.rollback()
