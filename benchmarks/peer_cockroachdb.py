@@ -45,9 +45,6 @@ def main(package: str, rounds: int, each: int, slow_rounds: int) -> dict[str, An
     settings = settings_module.Settings(nodes={"n1": url}, admin_nodes={"n1": url}, pool_size=THREADS)
     db = db_module.Database.from_settings(settings)
     contenders: dict[str, RunWork] = {"ours": db.options(isolation="SERIALIZABLE").run}
-    if "gate" in {field.name for field in dataclasses.fields(db_module.RetryPolicy)}:
-        policy = dataclasses.replace(db.retry, gate=True)
-        contenders["ours, gate"] = db.options(isolation="SERIALIZABLE", retry=policy).run
     contenders["bounded(10, backoff 1 s)"] = bounded(factory, max_retries=10, max_backoff=1)
     contenders["bounded(3)"] = bounded(factory, max_retries=3, max_backoff=0)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in [*contenders, "default"]}

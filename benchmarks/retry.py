@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.contention import THREADS, Outcome, contend, merged, naive
-from benchmarks.ground import ROOT, Ground, Project, child_environment
+from benchmarks.ground import ROOT, Ground, child_environment
 from benchmarks.keys import pgedge
 from benchmarks.rows import Goal, Measured, Row, Skip, at_least, at_most
 from benchmarks.schema import tables
@@ -62,7 +62,7 @@ class Contest:
 
 
 @functools.cache
-def contest(ground: Ground, gate: bool) -> Contest:
+def contest(ground: Ground) -> Contest:
     """Ours against the naive loop, in turn, on one server at SERIALIZABLE."""
     project = pgedge(ground)
     found = tables(project)
@@ -70,7 +70,7 @@ def contest(ground: Ground, gate: bool) -> Contest:
     each = ground.effort(150, 40)
     rounds: dict[str, list[Outcome]] = {"naive": [], "ours": []}
     with project.database({"n1": project.url}, pool_size=THREADS) as db:
-        options = db.options(isolation="SERIALIZABLE", retry=policy(project, db, gate=gate))
+        options = db.options(isolation="SERIALIZABLE")
 
         def played(name: str, run: Any) -> Callable[[], float]:
             def play() -> float:
@@ -89,22 +89,9 @@ def contest(ground: Ground, gate: bool) -> Contest:
     return Contest(rounds["naive"][1:], rounds["ours"][1:])
 
 
-def policy(project: Project, db: Any, *, gate: bool) -> Any:
-    """Return the database's own retry policy, with the gate for hot rows if it is wanted.
-
-    Raises:
-        Skip: the project's policy has no gate.
-    """
-    if not gate:
-        return db.retry
-    if "gate" not in {field.name for field in dataclasses.fields(project.module("db").RetryPolicy)}:
-        raise Skip("RetryPolicy has no gate")
-    return dataclasses.replace(db.retry, gate=True)
-
-
-def committed(ground: Ground, *, gate: bool) -> Measured:
+def committed(ground: Ground) -> Measured:
     """Committed transactions per second against the naive loop."""
-    found = contest(ground, gate)
+    found = contest(ground)
     ours, theirs = ([outcome.rate for outcome in outcomes] for outcomes in (found.ours, found.naive))
     value = ratio(ours, theirs)
     return Measured(
@@ -112,9 +99,9 @@ def committed(ground: Ground, *, gate: bool) -> Measured:
     )
 
 
-def tail(ground: Ground, *, gate: bool) -> Measured:
+def tail(ground: Ground) -> Measured:
     """The 99th percentile of the time from the call to the commit, against the naive loop's."""
-    found = contest(ground, gate)
+    found = contest(ground)
     ours, theirs = (percentile(merged(outcomes).latencies, 99) for outcomes in (found.ours, found.naive))
     halves = [percentile(merged(outcomes).latencies, 50) for outcomes in (found.ours, found.naive)]
     return Measured(
@@ -122,56 +109,19 @@ def tail(ground: Ground, *, gate: bool) -> Measured:
     )
 
 
-def attempts(ground: Ground, *, gate: bool) -> Measured:
+def attempts(ground: Ground) -> Measured:
     """How often the function is called for each commit."""
-    found = contest(ground, gate)
+    found = contest(ground)
     ours, theirs = (merged(outcomes).attempts_per_commit for outcomes in (found.ours, found.naive))
     return Measured(ours, f"{ours:.2f}", f"{theirs:.2f}")
 
 
-def given_up(ground: Ground, *, gate: bool) -> Measured:
+def given_up(ground: Ground) -> Measured:
     """Units of work that ended in an error."""
-    found = contest(ground, gate)
+    found = contest(ground)
     ours, theirs = (merged(outcomes) for outcomes in (found.ours, found.naive))
     note = f"of {ours.committed + ours.given_up:,}"
     return Measured(ours.given_up + ours.stopped, str(ours.given_up), str(theirs.given_up), note)
-
-
-NO_GATE = (
-    "losers that pause come back to the same crowd, or late: of four full jitters none reached 1.5 times "
-    "the rate with a tail as short as the naive loop's; queueing the losers did"
-)
-
-
-def contention_rows(label: str, *, gate: bool, why_missed: str = "") -> list[Row]:
-    """Return the four promises for one policy."""
-    return [
-        Row(
-            name=f"retry, hot rows, {label}: tx/s against a naive loop",
-            measure=functools.partial(committed, gate=gate),
-            goal=at_least(1.5),
-            why_missed=why_missed,
-        ),
-        Row(
-            name=f"retry, hot rows, {label}: p99 against a naive loop",
-            measure=functools.partial(tail, gate=gate),
-            goal=at_most(1),
-            why_missed=why_missed,
-        ),
-        Row(
-            name=f"retry, hot rows, {label}: attempts per commit",
-            measure=functools.partial(attempts, gate=gate),
-            goal=at_most(1.7),
-            unit="",
-            why_missed=why_missed,
-        ),
-        Row(
-            name=f"retry, hot rows, {label}: given up",
-            measure=functools.partial(given_up, gate=gate),
-            goal=Goal("=", 0),
-            unit="",
-        ),
-    ]
 
 
 # Against sqlalchemy-cockroachdb
@@ -261,8 +211,28 @@ ROWS = [
         measure=without_contention,
         goal=at_most(1.05),
     ),
-    *contention_rows("default policy", gate=False, why_missed=NO_GATE),
-    *contention_rows("gate", gate=True),
+    Row(
+        name="retry, hot rows: tx/s against a naive loop",
+        measure=committed,
+        goal=at_least(1.5),
+    ),
+    Row(
+        name="retry, hot rows: p99 against a naive loop",
+        measure=tail,
+        goal=at_most(1),
+    ),
+    Row(
+        name="retry, hot rows: attempts per commit",
+        measure=attempts,
+        goal=at_most(1.7),
+        unit="",
+    ),
+    Row(
+        name="retry, hot rows: given up",
+        measure=given_up,
+        goal=Goal("=", 0),
+        unit="",
+    ),
     Row(
         name="retry, hot rows: tx/s against run_transaction",
         measure=against_run_transaction,

@@ -108,9 +108,9 @@ class RetryPolicy:
     base_delay: float = 0.002
     """Upper bound of the first pause, doubled each time: a lost race is over in about the time of one transaction."""
     max_delay: float = 0.25
-    gate: bool = False
-    """For hot rows: whoever lost a race queues, within this process, instead of pausing. Units of work that lost on
-    different rows wait for each other as well, so it is not the default."""
+    gate: float = 0.04
+    """Those in this process that lost a race try again one at a time, which is what hot rows need, but nobody waits for
+    a turn longer than this; 0 means no turns. Room for about ten short transactions: longer ones pass one another."""
     on_retry: Callable[[Retry], None] | None = None
     """Is told of every attempt that failed and is followed by another."""
 
@@ -147,6 +147,8 @@ class Attempts:
     failures: list[Exception] = field(default_factory=list)
     in_doubt: bool = False
     """An earlier COMMIT was not answered."""
+    patience: float = 0.0
+    """How long the next attempt waits for its turn, after the pause."""
 
     def after(self, failure: Exception, *, node: str | None, committing: bool, now: float) -> float:
         """The pause in seconds before the next attempt; if there is none, raise what the caller gets.
@@ -176,6 +178,7 @@ class Attempts:
         if delay is None or now + delay >= self.started + self.policy.deadline:
             self.counters.add("given_up")
             self._give_up(failure, node)
+        self.patience = self.policy.gate if verdict is Verdict.RETRY else 0.0
         self.counters.add("retries")
         if self.policy.on_retry is not None:
             self.policy.on_retry(Retry(len(self.failures), node, failure, delay))
@@ -185,7 +188,7 @@ class Attempts:
         count = len(self.failures)
         if count >= self.policy.attempts:
             return None
-        if count == 1 or self.policy.gate:
+        if count == 1:
             return 0.0
         ceiling = min(self.policy.max_delay, self.policy.base_delay * 2 ** (count - 1))
         return random.uniform(0, ceiling)  # noqa: S311
