@@ -45,6 +45,8 @@ class Embedded(Processes):
             # pg_rewind needs both.
             "full_page_writes": "on",
             "wal_log_hints": "on",
+            # A writer that is cut off says nothing, for 60 s by default.
+            "wal_receiver_timeout": "5s",
         }
 
     def _services(self, state: State) -> str:
@@ -76,8 +78,13 @@ class Embedded(Processes):
 
     def _start(self, state: State, nodes: Sequence[Node]) -> None:
         former = self._former_writers(state)
-        super()._start(state, [node for node in nodes if node not in former])
-        returning = [node for node in nodes if node in former]
+        writer = self._writer(state)
+        returning = [
+            node
+            for node in nodes
+            if node in former or (writer and _has_strayed(self._server(state, node), self._server(state, writer)))
+        ]
+        super()._start(state, [node for node in nodes if node not in returning])
         for node in returning:
             self._rejoin(state, node)
         super()._start(state, returning)
@@ -98,27 +105,44 @@ class Embedded(Processes):
 
     def _former_writers(self, state: State) -> list[Node]:
         """The nodes that were the writer until another one was promoted."""
-        claims = [
-            (_timeline(server), node)
+        claims = self._claims(state)
+        newest = max(claims.values(), default=0)
+        return [node for node, timeline in claims.items() if timeline < newest]
+
+    def _writer(self, state: State, *, but: Node | None = None) -> Node | None:
+        """The node that was promoted last, running or not, if need be but for one; None before the first one is made."""
+        claims = {node: timeline for node, timeline in self._claims(state).items() if node != but}
+        return max(claims, key=lambda node: claims[node]) if claims else None
+
+    def _claims(self, state: State) -> dict[Node, int]:
+        """The nodes whose data say that they are the writer, with their timelines."""
+        return {
+            node: _timeline(server)
             for node in NODES
             if (server := self._server(state, node)).data.exists() and not _is_reader(server)
-        ]
-        newest = max((timeline for timeline, _ in claims), default=0)
-        return [node for timeline, node in claims if timeline < newest]
+        }
 
     def _rejoin(self, state: State, node: Node) -> None:
-        """Make a reader of a former writer, which has stopped: take back what only it has, and follow."""
-        server = self._server(state, node)
+        """Make a reader of a stopped node that may have what the writer never had: take that back, and follow.
+
+        Raises:
+            ClusterError: there is no writer to follow.
+        """
+        server, writer = self._server(state, node), self._writer(state, but=node)
+        if writer is None:
+            raise ClusterError(f"There is no other node that takes writes, so {node.name} has nobody to follow.")
         try:
             server.tool("pg_rewind", "--target-pgdata", str(server.data), "--source-server", "service=writer")
         except ClusterError:
             # What it would take to go back is gone, or never was.
             server.replace_by(
                 lambda fresh: server.tool(
-                    "pg_basebackup", "--pgdata", str(fresh), "--dbname", "service=writer", "--checkpoint", "fast"
+                    *("pg_basebackup", "--pgdata", str(fresh)), *("--dbname", "service=writer", "--checkpoint", "fast")
                 )
             )
         _make_reader(server)
+        # It answers once it has repeated one more record, for which an idle writer can take 15 s.
+        _ask(self._dsn(state, writer), "SELECT pg_log_standby_snapshot()::text")
 
 
 def _is_reader(server: Server) -> bool:
@@ -134,6 +158,48 @@ def _make_reader(server: Server) -> None:
 def _timeline(server: Server) -> int:
     """How many promotions lie behind a server, plus one: each leaves a file named by the timeline it began."""
     return max((int(path.stem, 16) for path in (server.data / "pg_wal").glob("*.history")), default=1)
+
+
+def _has_strayed(reader: Server, writer: Server) -> bool:
+    """Whether a stopped reader has what the writer never had: it had received more when the writer was promoted.
+
+    PostgreSQL can miss this itself when it starts after a crash, and follow with rows that exist nowhere else.
+    """
+    if not reader.data.exists() or reader.data == writer.data:
+        return False
+    history = writer.data / "pg_wal" / f"{_timeline(writer):08X}.history"
+    # Lists each earlier timeline and where it was left; there is none before the first promotion.
+    lines = history.read_text().splitlines() if history.exists() else []
+    return any(_went_past(reader, *line.split()[:2]) for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _went_past(reader: Server, timeline: str, position: str) -> bool:
+    """Whether a reader's recovery starts after a position in the log, or has a record to repeat there."""
+    control = dict(
+        line.split(":", 1) for line in reader.tool("pg_controldata", "-D", str(reader.data)).splitlines() if ":" in line
+    )
+    redo = control["Latest checkpoint's REDO location"].strip()
+    if control["Latest checkpoint's TimeLineID"].strip() == timeline and _bytes(redo) > _bytes(position):
+        return True
+    size = int(control["Bytes per WAL segment"])
+    number = _bytes(position) // size
+    per_log = 2**32 // size
+    segment = reader.data / "pg_wal" / f"{int(timeline):08X}{number // per_log:08X}{number % per_log:08X}"
+    if not segment.exists():
+        return False
+    try:
+        reader.tool(
+            *("pg_waldump", "--path", str(segment.parent), "--timeline", timeline),
+            *("--start", position, "--limit", "1", "--quiet"),
+        )
+    except ClusterError:
+        return False
+    return True
+
+
+def _bytes(position: str) -> int:
+    high, low = position.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 def _ask(dsn: str, query: str) -> object:

@@ -136,6 +136,29 @@ class Server:
                 raise ClusterError(f"PostgreSQL (process {pid}) does not stop; its log is {self.log}")
             time.sleep(0.005)
 
+    def tool(self, name: str, *arguments: str) -> str:
+        """Run one of PostgreSQL's programs as the server's user; returns what it prints.
+
+        Raises:
+            ClusterError: it failed, for the reason in the message.
+        """
+        result = subprocess.run(
+            [str(self.programs / name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=dict(self.environment),
+            cwd="/",
+            check=False,
+            user=self.user.pw_uid if self.user else None,
+            group=self.user.pw_gid if self.user else None,
+            extra_groups=[] if self.user else None,
+        )
+        if result.returncode:
+            raise ClusterError(f"{name} failed: {result.stdout.strip()}")
+        return result.stdout
+
     def give(self, path: Path) -> None:
         """Hand a file to the user the server runs as."""
         if self.user is not None:
@@ -179,28 +202,6 @@ class Server:
                     (self.data / "postmaster.pid").unlink()
                     return
                 time.sleep(0.02)
-
-    def tool(self, name: str, *arguments: str) -> None:
-        """Run one of PostgreSQL's programs as the server's user.
-
-        Raises:
-            ClusterError: it failed, for the reason in the message.
-        """
-        result = subprocess.run(
-            [str(self.programs / name), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=dict(self.environment),
-            cwd="/",
-            check=False,
-            user=self.user.pw_uid if self.user else None,
-            group=self.user.pw_gid if self.user else None,
-            extra_groups=[] if self.user else None,
-        )
-        if result.returncode:
-            raise ClusterError(f"{name} failed: {result.stdout.strip()}")
 
 
 def _is_running(pid: int) -> bool:
