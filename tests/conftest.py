@@ -15,8 +15,8 @@ from scaffold import matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
-# A shell without job control starts background jobs with Ctrl-C ignored, and `nohup` any job with SIGHUP ignored. Children
-# inherit that, and no test of an interruption could pass.
+# A shell without job control starts background jobs with Ctrl-C ignored, and `nohup` any job with SIGHUP
+# ignored. Children inherit that, and no test of an interruption could pass.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -363,7 +363,7 @@ def test_matrix_exits_with_1_if_a_variant_fails(scaffold: Scaffold, checkout: Pa
     shutil.rmtree(tests)
     tests.mkdir()
     (tests / "test_fails.py").write_text("def test_fails() -> None:\n    raise AssertionError\n")
-    result = scaffold("matrix", "out", "--run", "--json", "--only", "uuid-asyncio", root=checkout)
+    result = scaffold("matrix", "out", "--run", "--json", "--only", "pgedge-uuid-asyncio", root=checkout)
     assert result.returncode == 1, result.stderr
     (outcome,) = json.loads(result.stdout)
     assert outcome["status"] == "FAIL"

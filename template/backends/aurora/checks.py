@@ -15,7 +15,7 @@ from ..cluster import Cluster
 from ..connections import connect_all
 from ..failover import bring_back, fail_over
 from ..schema import SCRATCH_PREFIX
-from ..topology import TopologyError, links, the_writer, unreplicable_tables
+from ..topology import TopologyError, is_aurora, links, the_writer, unreplicable_tables, writers
 from .check import Check, Finding, Status, Subject
 from .checks import SurvivesALoss, in_scratch, mark
 from .scratch import Marker
@@ -97,6 +97,8 @@ class EveryReaderStreams(Check):
         """Look at both ends of every link until all are up or patience ends."""
         deadline = time.monotonic() + self.PATIENCE
         with connect_all(subject.admin_urls) as connections:
+            if is_aurora(connections[the_writer(connections)]):
+                return Finding(Status.SKIP, "Aurora's readers share the writer's storage and receive no log")
             while True:
                 found = links(connections)
                 broken = [link for link in found if not link.is_up]
@@ -165,13 +167,13 @@ class ReadersRefuseWrites(Check):
     The nodes' URLs may all lead to the writer.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("EveryReaderStreams",)
+    requires: ClassVar[tuple[str, ...]] = ("ExactlyOneNodeWrites",)
 
     def run(self, subject: Subject) -> Finding:
         """Try to write on each reader, in the way the application would and behind its back."""
         database = subject.scratch.database
         with connect_all(subject.admin_urls) as connections:
-            readers = [link.receiver for link in links(connections)]
+            readers = [node for node in connections if node not in writers(connections)]
             taken = []
             for reader in readers:
                 try:
@@ -196,7 +198,7 @@ class NobodyMissesTheirOwnWrites(Check):
     `GRANT pg_read_all_stats` to the application's role, without which no reader can say how far it is; else raise `read_wait`.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("EveryReaderStreams",)
+    requires: ClassVar[tuple[str, ...]] = ("ExactlyOneNodeWrites",)
     limit: ClassVar[float] = 20.0
 
     SAMPLES: ClassVar[int] = 100
@@ -208,7 +210,7 @@ class NobodyMissesTheirOwnWrites(Check):
         served: Counter[str] = Counter()
         waits: list[float] = []
         with connect_all(subject.admin_urls) as connections:
-            readers = [link.receiver for link in links(connections)]
+            readers = [node for node in connections if node not in writers(connections)]
             views = in_scratch(subject, connections)
             for number in range(self.SAMPLES):
                 key = database.run(mark, f"own {number}")
