@@ -127,6 +127,8 @@ OF_BACKEND = {
 }
 # those of its key strategy,
 OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
+# those of the two together,
+OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql"}
 # and those of asyncio.
 OF_ASYNCIO = {True: "src/shop/db/aio.py tests/test_aio.py", False: ""}
 
@@ -223,8 +225,9 @@ def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) -> None:
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
-    parts = (FILES, OF_BACKEND[answers["backend"]], OF_KEYS[answers["keys"]], OF_ASYNCIO[answers["asyncio"]])
-    expected = " ".join(parts).split()
+    backend, keys = answers["backend"], answers["keys"]
+    parts = (FILES, OF_BACKEND[backend], OF_KEYS[keys], OF_ASYNCIO[answers["asyncio"]])
+    expected = " ".join([*parts, OF_BOTH.get((backend, keys), "")]).split()
     package = f"src/{answers['package_name']}/"
     assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)
 

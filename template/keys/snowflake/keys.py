@@ -1,4 +1,8 @@
+{% if profile.writers == 'every' %}
 """Primary keys from pgEdge's `snowflake` extension: 64 bits, ordered by time, unique over all nodes without talking to them.
+{% else %}
+"""Snowflake ids as primary keys: 64 bits, ordered by time, made by the functions in `migrations/snowflake.sql`.
+{% endif %}
 
 Bits, from the top: sign, 41 of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter. The textbook column,
 `server_default=text("snowflake.nextval(…)")`, makes the ORM insert one row per round trip; here the sequence is known to
@@ -83,7 +87,11 @@ class Snowflake:
 
 
 def claim_node(connection: Connection, number: int) -> None:
+{% if profile.writers == 'every' %}
     """Nothing to do: the server puts its own number into every id."""
+{% else %}
+    """Nothing to do: one node makes keys."""
+{% endif %}
 
 
 def misplaced(connection: Connection, number: int) -> list[str]:

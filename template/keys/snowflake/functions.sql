@@ -1,0 +1,96 @@
+{% if profile.writers == 'every' %}
+-- The `snowflake` schema of pgEdge's extension in SQL, for servers without it: the same function names and signatures, the
+-- same layout of an id (41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter), the same results.
+-- Two differences: the sequence itself counts (milliseconds << 12 | counter), so it must be a bigint that steps by one; and
+-- snowflake.node is a placeholder setting here, which any role may SET, where the extension asks for a superuser.
+{% else %}
+-- Snowflake ids in plain SQL: 41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter. The sequence itself
+-- counts (milliseconds << 12 | counter), so it must be a bigint that steps by one, and whoever is the writer counts on from
+-- where it is. Since one node writes, its number is 1; databases whose rows are to be merged get one each:
+-- ALTER DATABASE … SET snowflake.node = 2.
+{% endif %}
+CREATE SCHEMA IF NOT EXISTS snowflake;
+GRANT USAGE ON SCHEMA snowflake TO PUBLIC;
+CREATE SEQUENCE IF NOT EXISTS snowflake.id_seq;
+GRANT USAGE ON SEQUENCE snowflake.id_seq TO PUBLIC;
+
+-- Called under the lock of _catch_up. Two counters of distance, because callers without the lock may have counted on.
+CREATE OR REPLACE FUNCTION snowflake._advance(sequence regclass, now_ms bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  value bigint := pg_catalog.nextval(sequence);
+BEGIN
+  IF value >> 12 < now_ms THEN
+    RETURN pg_catalog.setval(sequence, greatest(now_ms, (value >> 12) + 2) << 12, true);
+  END IF;
+  RETURN value;
+END $$;
+
+-- At most once per millisecond: move a sequence that is behind the clock. The lock is taken and released within one query, so
+-- that no cancelled statement can leave it behind. SECURITY DEFINER because setval needs UPDATE, where callers have USAGE.
+CREATE OR REPLACE FUNCTION snowflake._catch_up(sequence regclass, now_ms bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  result bigint;
+BEGIN
+  -- Before the lock: an error between lock and unlock would leave it held.
+  IF (SELECT seqmax < 9007199254740991 OR seqincrement <> 1 FROM pg_sequence WHERE seqrelid = sequence) THEN
+    RAISE EXCEPTION USING errcode = 'object_not_in_prerequisite_state',
+      message = 'sequence ' || sequence || ' must be bigint with increment 1';
+  END IF;
+  SELECT value INTO result FROM (
+    SELECT CASE WHEN locked.done IS NOT NULL THEN snowflake._advance(sequence, now_ms) END AS value
+    FROM (SELECT pg_advisory_lock(1397704518, sequence::oid::int)::text AS done OFFSET 0) AS locked OFFSET 0
+  ) AS advanced
+  WHERE pg_advisory_unlock(1397704518, sequence::oid::int);
+  RETURN result;
+END $$;
+
+CREATE OR REPLACE FUNCTION snowflake._compose(value bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+{% if profile.writers == 'every' %}
+  node text := current_setting('snowflake.node', true);
+BEGIN
+  IF node IS NULL OR node IN ('', '0') THEN
+    RAISE EXCEPTION 'value for snowflake.node is not set' USING errcode = 'config_file_error';
+  END IF;
+{% else %}
+  node text := coalesce(nullif(current_setting('snowflake.node', true), ''), '1');
+BEGIN
+{% endif %}
+  -- <<, & and | have the same precedence in PostgreSQL.
+  RETURN ((value >> 12) << 22) | ((node::bigint & 1023) << 12) | (value & 4095);
+END $$;
+
+CREATE OR REPLACE FUNCTION snowflake.nextval(sequence regclass DEFAULT 'snowflake.id_seq') RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  now_ms bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint - 1672531200000;
+  value bigint := pg_catalog.nextval(sequence);
+BEGIN
+  IF value >> 12 < now_ms THEN
+    value := snowflake._catch_up(sequence, now_ms);
+  END IF;
+  RETURN snowflake._compose(value);
+END $$;
+
+CREATE OR REPLACE FUNCTION snowflake.currval(sequence regclass DEFAULT 'snowflake.id_seq') RETURNS bigint
+LANGUAGE sql VOLATILE AS $$ SELECT snowflake._compose(pg_catalog.currval(sequence)) $$;
+
+CREATE OR REPLACE FUNCTION snowflake.get_epoch(bigint) RETURNS numeric LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (((($1 >> 22) & 2199023255551) + 1672531200000)::numeric / 1000)::numeric(20, 3);
+
+CREATE OR REPLACE FUNCTION snowflake.get_count(bigint) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ($1 & 4095)::int;
+
+CREATE OR REPLACE FUNCTION snowflake.get_node(bigint) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (($1 >> 12) & 1023)::int;
+
+{% if profile.writers == 'every' %}
+-- The extension calls the node "id".
+{% endif %}
+CREATE OR REPLACE FUNCTION snowflake.format(bigint) RETURNS jsonb LANGUAGE sql STABLE
+RETURN jsonb_build_object(
+  'id', snowflake.get_node($1), 'ts', to_timestamp(snowflake.get_epoch($1))::text, 'count', snowflake.get_count($1)
+);
