@@ -1,6 +1,7 @@
 """Every variant of the template: derived from copier.yml and the profiles, rendered, and run.
 
-A question that depends on the backend is crossed with it; so is one that a profile lists under `crossed`.
+A question that depends on the backend is crossed with it. One that a profile lists under `crossed` is tried with every
+value on the defaults of those, and with its last value, which is the one that adds something, on all else.
 Any other question with choices changes a file or two: each of its values is tried once, on the first backend.
 """
 
@@ -151,13 +152,19 @@ def _of_backend(questionnaire: Questionnaire, backend: str) -> Iterator[Variant]
     answers = questionnaire.resolve(base)
     listed = answers["profile"].get("crossed", [])
     crossed = {}
+    last = {}
     for name in questionnaire.askable:
         values = _values(questionnaire, name, answers)
         depends = "backend" in questionnaire.dependencies(name)
         if values and name not in base and (depends or name in listed):
             crossed[name] = values
+            if not depends:
+                last[name] = values[-1]
     for combination in itertools.product(*crossed.values()):
         chosen = dict(zip(crossed, combination, strict=True))
+        plain = all(chosen[name] == answers[name] for name in chosen if name not in last)
+        if not plain and any(chosen[name] != value for name, value in last.items()):
+            continue
         words = [_word(name, value) for name, value in chosen.items()]
         yield Variant("-".join([backend, *words]), {**base, **chosen})
 
