@@ -1,7 +1,7 @@
 """Every variant of the template: derived from copier.yml and the profiles, rendered, and run.
 
-A question that depends on the backend is crossed with it. One that a profile lists under `crossed` is tried with every
-value on the defaults of those, and with its last value, which is the one that adds something, on all else.
+A question that depends on the backend is crossed with it. One that a profile lists under `crossed` is tried
+with every value on the defaults of those, and with its last value, the one that adds something, on all else.
 Any other question with choices changes a file or two: each of its values is tried once, on the first backend.
 """
 
