@@ -40,8 +40,9 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) 
         ClusterError: no reader can be promoted, or `node` would lose what another reader has.
     """
     former = find_writer(cluster)
-    if node is not None and node == former:
-        raise ClusterError(f"{node} is the writer already.")
+    if node is not None:
+        # Before anything is stopped.
+        _refuse_to_promote(cluster, node, former)
     if former is not None:
         cluster.stop_node(former, kill=kill)
     gone = time.monotonic()
@@ -66,16 +67,33 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) 
     return Failover(former, chosen, seconds)
 
 
+def _refuse_to_promote(cluster: Cluster, node: str, former: str | None) -> None:
+    _known(cluster, node)
+    if node == former:
+        raise ClusterError(f"{node} is the writer already.")
+    try:
+        with connect(cluster.admin_urls()[node], node=node):
+            pass
+    except Unreachable as error:
+        raise ClusterError(
+            f"{error}. So it cannot be promoted: start it with `start {node}`, or name another."
+        ) from error
+
+
+def _known(cluster: Cluster, node: str) -> None:
+    if node not in cluster.admin_urls():
+        raise ClusterError(f"There is no node {node!r}: the nodes are {', '.join(cluster.admin_urls())}.")
+
+
 def bring_back(cluster: Cluster, node: str) -> str:
     """Let `node` follow the present writer, whatever it was before; returns the writer's name.
 
     Raises:
         ClusterError: there is nobody to follow, or `node` does not come to follow.
     """
+    _known(cluster, node)
     others = {name: url for name, url in cluster.admin_urls().items() if name != node}
     writer = find_writer(cluster, among=others)
-    if node not in cluster.admin_urls():
-        raise ClusterError(f"There is no node {node!r}: the nodes are {', '.join(cluster.admin_urls())}.")
     if writer is None:
         raise ClusterError(f"No other node takes writes, so {node} has nobody to follow. Promote one with `failover`.")
     cluster.rejoin_node(node)
