@@ -4,6 +4,8 @@
 #
 # The data of the nodes lies side by side, so this is known even while the others are down: a writer that was away while
 # another was promoted never starts as a second writer, whichever of them starts first.
+#
+# With "give-up" it only notes that this node is to be a reader, whatever it was: so it is from its next start on.
 set -euo pipefail
 
 all=/var/lib/postgresql
@@ -15,6 +17,7 @@ say() { echo "node: $*" >&2; }
 
 has_data() { [[ -e $all/$1 ]]; }                 # NODE
 is_reader() { [[ -e $all/$1/standby.signal ]]; } # NODE
+is_given_up() { [[ -e $all/$1/given-up ]]; }     # NODE
 
 any_data() {
   local node
@@ -42,7 +45,7 @@ find_writer() {
   local node current newest=0 rival=
   writer=
   for node in $NODES; do
-    if has_data "$node" && ! is_reader "$node"; then
+    if has_data "$node" && ! is_reader "$node" && ! is_given_up "$node"; then
       current=$(timeline "$node")
       if ((current > newest)); then
         newest=$current writer=$node rival=
@@ -52,8 +55,8 @@ find_writer() {
     fi
   done
   if [[ $rival ]]; then
-    say "$writer and $rival were both promoted from one writer, so neither is the newer. Give up the data of one:" \
-      "docker compose stop NODE; docker compose run --rm --no-deps NODE rm -r $all/NODE; docker compose up -d NODE"
+    say "$writer and $rival were both promoted from one writer, so neither is the newer. Give up one of them:" \
+      "docker compose run --rm --no-deps NODE bash /setup/node.sh give-up"
     exit 1
   fi
 }
@@ -141,6 +144,7 @@ rejoin() {
   await_writer
   say "rejoining $writer as its reader"
   mv "$data" "$draft"
+  rm -f "$draft/given-up"
   if [[ ! -e $draft/standby.signal ]] && pg_rewind --target-pgdata="$draft" --source-server="$(dsn "$writer")"; then
     touch "$draft/standby.signal"
     mv "$draft" "$data"
@@ -151,6 +155,11 @@ rejoin() {
     copy
   fi
 }
+
+if [[ ${1-} == give-up ]]; then
+  if has_data "$HOSTNAME"; then touch "$data/given-up"; fi
+  exit
+fi
 
 trap 'exit 1' INT TERM       # the first process of a container ends by a signal only if it says so
 rm -rf "$draft"
@@ -164,6 +173,8 @@ if ! has_data "$HOSTNAME"; then
   else
     copy
   fi
+elif is_given_up "$HOSTNAME"; then
+  rejoin
 elif ! is_reader "$HOSTNAME"; then
   [[ $writer == "$HOSTNAME" ]] || rejoin
 elif [[ $writer ]] && strayed; then

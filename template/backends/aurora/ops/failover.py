@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 from .cluster import Cluster, ClusterError
 from .connections import Unreachable, connect, connect_all
@@ -43,10 +44,11 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) 
     if node is not None:
         # Before anything is stopped.
         _refuse_to_promote(cluster, node, former)
+    urls = cluster.admin_urls()  # first: while nobody writes, every question costs
     if former is not None:
         cluster.stop_node(former, kill=kill)
     gone = time.monotonic()
-    received = _received(cluster)
+    received = _received(urls)
     if not received:
         raise ClusterError("No reader answers, so none can be promoted. Start one with `start`.")
     best = max(received, key=lambda name: received[name])
@@ -57,7 +59,7 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) 
         raise ClusterError(
             f"{best} has received more of the log than {chosen}: what was committed last may be there only. Promote {best}."
         )
-    with connect(cluster.admin_urls()[chosen], node=chosen, statement_timeout=PATIENCE) as connection:
+    with connect(urls[chosen], node=chosen, statement_timeout=PATIENCE) as connection:
         if not connection.scalar(text("SELECT pg_promote(true, 15)")):
             raise ClusterError(f"{chosen} did not become a writer within 15 s; its log has the reason.")
         seconds = time.monotonic() - gone
@@ -139,14 +141,14 @@ def wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
             time.sleep(0.02)
 
 
-def _received(cluster: Cluster) -> dict[str, int]:
+def _received(urls: Mapping[str, URL]) -> dict[str, int]:
     """How far the log has come on each reader that answers, once all that arrived is repeated."""
     found: dict[str, int] = {}
     position = text("""
         SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0'::pg_lsn,
                coalesce(pg_last_wal_receive_lsn(), '0/0') <= pg_last_wal_replay_lsn()
     """)
-    for node, url in cluster.admin_urls().items():
+    for node, url in urls.items():
         try:
             with connect(url, node=node) as connection:
                 deadline = time.monotonic() + PATIENCE
