@@ -114,7 +114,6 @@ OF_BACKEND = {
         src/shop/db/replicas.py
         src/shop/ops/commands.py
         src/shop/ops/failover.py
-        tests/test_failover.py
         tests/test_replicas.py
     """,
     "pgedge": """

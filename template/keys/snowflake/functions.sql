@@ -1,4 +1,4 @@
-{% if profile.writers == 'every' %}
+{% if profile.replication == 'multi-master' %}
 -- The `snowflake` schema of pgEdge's extension in SQL, for servers without it: the same function names and signatures, the
 -- same layout of an id (41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter), the same results.
 -- Two differences: the sequence itself counts (milliseconds << 12 | counter), so it must be a bigint that steps by one; and
@@ -49,7 +49,7 @@ END $$;
 CREATE OR REPLACE FUNCTION snowflake._compose(value bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-{% if profile.writers == 'every' %}
+{% if profile.replication == 'multi-master' %}
   node text := current_setting('snowflake.node', true);
 BEGIN
   IF node IS NULL OR node IN ('', '0') THEN
@@ -87,7 +87,7 @@ RETURN ($1 & 4095)::int;
 CREATE OR REPLACE FUNCTION snowflake.get_node(bigint) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (($1 >> 12) & 1023)::int;
 
-{% if profile.writers == 'every' %}
+{% if profile.replication == 'multi-master' %}
 -- The extension calls the node "id".
 {% endif %}
 CREATE OR REPLACE FUNCTION snowflake.format(bigint) RETURNS jsonb LANGUAGE sql STABLE

@@ -1,4 +1,4 @@
-{% if profile.writers == 'every' %}
+{% if profile.replication == 'multi-master' %}
 """Primary keys from pgEdge's `snowflake` extension: 64 bits, ordered by time, unique over all nodes without talking to them.
 {% else %}
 """Snowflake ids as primary keys: 64 bits, ordered by time, made by the functions in `migrations/snowflake.sql`.
@@ -87,7 +87,7 @@ class Snowflake:
 
 
 def claim_node(connection: Connection, number: int) -> None:
-{% if profile.writers == 'every' %}
+{% if profile.replication == 'multi-master' %}
     """Nothing to do: the server puts its own number into every id."""
 {% else %}
     """Nothing to do: one node makes keys."""
