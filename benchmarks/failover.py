@@ -83,7 +83,7 @@ def outage(ground: Ground) -> Outage:
     lock = threading.Lock()
     finished = threading.Event()
 
-    with project.database(project.mesh.urls(), home_node=HOME, node_cooldown=COOLDOWN) as db:
+    with project.database(project.cluster.urls(), home_node=HOME, node_cooldown=COOLDOWN) as db:
         accounts = [db.run(bank.open_account, owner=f"owner {number}").id for number in range(2 * THREADS)]
         _wait_for_everywhere(db, models.Account, accounts)
         keys: list[uuid.UUID] = []
@@ -122,9 +122,9 @@ def outage(ground: Ground) -> Outage:
         try:
             time.sleep(0.5)
             seen.stopped_at = time.perf_counter()
-            project.mesh.stop_node(HOME)
+            project.cluster.stop_node(HOME)
             time.sleep(2 * COOLDOWN)
-            project.mesh.start_node(HOME)
+            project.cluster.start_node(HOME)
             seen.started_at = time.perf_counter()
             _wait_for_return(seen)
         finally:

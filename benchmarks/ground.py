@@ -96,14 +96,14 @@ class Project:
         return importlib.import_module(f"{self.package}.{name}")
 
     @functools.cached_property
-    def mesh(self) -> Any:
+    def cluster(self) -> Any:
         """All nodes, linked and migrated."""
-        return self._cluster("mesh")
+        return self._started("cluster")
 
     @functools.cached_property
     def alone(self) -> Any:
         """The first node by itself: no peer applies what is written, and no link reads its log."""
-        cluster = self._cluster("alone")
+        cluster = self._started("alone")
         first, *others = cluster.urls()
         with administration(cluster.admin_urls()[first]) as execute:
             for (name,) in execute("SELECT subname FROM pg_subscription"):
@@ -123,8 +123,12 @@ class Project:
     @functools.cached_property
     def far_url(self) -> URL:
         """The same node at the far end of a network."""
-        proxy = self._open.enter_context(DelayProxy(self.url.port or 0, ROUND_TRIP))
-        return self.url.set(port=proxy.port)
+        return self.far(self.url)
+
+    def far(self, url: URL) -> URL:
+        """The URL of a node as somebody at the far end of a network has it."""
+        proxy = self._open.enter_context(DelayProxy(url.port or 0, ROUND_TRIP))
+        return url.set(port=proxy.port)
 
     def database(self, nodes: Mapping[str, URL], **settings: Any) -> Any:
         """Return the application's `Database` on these nodes, as its settings would make it."""
@@ -135,7 +139,7 @@ class Project:
         urls = {name: url.render_as_string(hide_password=False) for name, url in nodes.items()}
         return self.module("settings").Settings(nodes=urls, admin_nodes=urls, **settings)
 
-    def _cluster(self, name: str) -> Any:
+    def _started(self, name: str) -> Any:
         self.ground.console.log(f"starting {self.package}: {name}")
         cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
         self._open.callback(cluster.destroy)

@@ -29,14 +29,14 @@ WRITING_FUNCTION = """
 @contextmanager
 def database_session(project: Project) -> Iterator[OpenSession]:
     """Sessions of the project's `Database`."""
-    with project.database(project.mesh.urls(), home_node=HOME) as db:
+    with project.database(project.cluster.urls(), home_node=HOME) as db:
         yield db.session
 
 
 @contextmanager
 def tutorial_session(project: Project) -> Iterator[OpenSession]:
     """Sessions that choose an engine per statement, as SQLAlchemy's manual shows it."""
-    urls = project.mesh.urls()
+    urls = project.cluster.urls()
     leader, follower = create_engine(urls[HOME]), create_engine(urls[READER])
 
     class RoutingSession(Session):
@@ -61,11 +61,11 @@ def run(
 ) -> dict[str, str]:
     """Run every case in a transaction of its own; say of each what came of it."""
     account = project.module("models").Account
-    for url in project.mesh.admin_urls().values():
+    for url in project.cluster.admin_urls().values():
         with administration(url) as execute:
             execute(WRITING_FUNCTION)
-    ports = {url.port: name for name, url in project.mesh.urls().items()}
-    with sessions(project) as open_session, project.database(project.mesh.urls(), home_node=HOME) as db:
+    ports = {url.port: name for name, url in project.cluster.urls().items()}
+    with sessions(project) as open_session, project.database(project.cluster.urls(), home_node=HOME) as db:
         with db.session() as session:
             known = account(owner="known")
             session.add(known)
