@@ -122,12 +122,13 @@ def test_output_is_plain_without_a_terminal(scaffold: Scaffold) -> None:
 
 
 def test_dry_run_prints_answers_and_files_and_writes_nothing(scaffold: Scaffold, renders: Path) -> None:
-    result = scaffold("new", "shop", "--keys", "uuid", "--dry-run")
+    result = scaffold("new", "shop", "--keys", "uuid", "-d", "asyncio=yes", "--dry-run")
     assert result.returncode == 0, result.stderr
     assert '  keys: "uuid"\n' in result.stdout
     assert '  licence: "MIT"  (default)\n' in result.stdout
     listed = result.stdout.split("files in shop\n")[1].split("\n")
     variant = next(name for name, one in VARIANTS.items() if one.answers.get("keys") == "uuid")
+    assert VARIANTS[variant].answers["asyncio"] is True
     assert {line.strip() for line in listed if line} == set(files(renders / variant))
     assert names(scaffold.place) == []
 
