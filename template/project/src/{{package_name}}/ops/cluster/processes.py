@@ -33,7 +33,7 @@ from .server import Server
 
 SUPERUSER = "postgres"
 SPARE_PORTS = range(55001, 55901)
-"""Where to look when a node's own port is taken. Arbitrary; below the range from which systems pick at random."""
+"""Where to look when a node's own port is taken, or not asked for. Arbitrary; below the range from which systems pick at random."""
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -263,7 +263,7 @@ class Processes(Cluster):
         for _ in range(5):
             if not nodes:
                 return
-            _choose_ports(state, nodes)
+            self._choose_ports(state, nodes)
             self._write_services(state)
             self._save(state)
             for node in nodes:
@@ -276,6 +276,26 @@ class Processes(Cluster):
                 time.sleep(0.3)
         logs = ", ".join(str(self._server(state, node).log) for node in nodes)
         raise ClusterError(f"{', '.join(node.name for node in nodes)} did not start; the reason is in {logs}")
+
+    def _choose_ports(self, state: State, nodes: Sequence[Node]) -> None:
+        """Keep each node's port while it is free, else take a spare one."""
+        taken = {port for name, port in state.ports.items() if name not in {node.name for node in nodes}}
+        # The ports that people know are for the project's own cluster. Each looks from another place, so that hardly any takes
+        # the port of a node that is down for a while.
+        known = self.home == HOME.resolve()
+        start = int(hashlib.sha256(str(self.home).encode()).hexdigest(), 16) % len(SPARE_PORTS)
+        spare = (*SPARE_PORTS[start:], *SPARE_PORTS[:start])
+        for node in nodes:
+            kept = [state.ports[node.name]] if node.name in state.ports else []
+            for port in (*kept, *([node.port] if known else []), *spare):
+                if port not in taken and _is_free(port):
+                    state.ports[node.name] = port
+                    taken.add(port)
+                    break
+            else:
+                raise ClusterError(
+                    f"No free port for {node.name}: {SPARE_PORTS[0]}-{SPARE_PORTS[-1]} are all taken on 127.0.0.1."
+                )
 
     def _stop(self, state: State, nodes: Sequence[Node], number: signal.Signals) -> None:
         servers = [self._server(state, node) for node in nodes]
@@ -300,21 +320,6 @@ class Processes(Cluster):
             # Whoever else would have to confirm may not be there yet.
             options="-c synchronous_commit=local",
         )
-
-
-def _choose_ports(state: State, nodes: Sequence[Node]) -> None:
-    """Keep each node's port while it is free, else take a spare one."""
-    taken = {port for name, port in state.ports.items() if name not in {node.name for node in nodes}}
-    for node in nodes:
-        for port in (state.ports.get(node.name, node.port), node.port, *SPARE_PORTS):
-            if port not in taken and _is_free(port):
-                state.ports[node.name] = port
-                taken.add(port)
-                break
-        else:
-            raise ClusterError(
-                f"No free port for {node.name}: {node.port} and {SPARE_PORTS[0]}-{SPARE_PORTS[-1]} are all taken on 127.0.0.1."
-            )
 
 
 def _is_free(port: int) -> bool:
