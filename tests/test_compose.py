@@ -1,0 +1,238 @@
+"""The nodes of `compose.yaml` in real containers, driven by the project's own command line.
+
+Nothing is pulled: a backend whose images are not here is skipped. An image may be a local stand-in, labelled
+`stand-in=true`; the project must say so.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from conftest import QUESTIONNAIRE, ROOT
+from scaffold.render import render
+
+PROFILES = QUESTIONNAIRE.profiles()
+# Seconds; arbitrary, many times what the longest command takes.
+TIMEOUT = 600
+
+PROMOTE = """
+import sys
+from pathlib import Path
+from sqlalchemy import text
+from shop.ops.cluster.compose import Compose
+from shop.ops.connections import connect
+
+with connect(Compose(Path(".cluster")).admin_urls()[sys.argv[1]], node=sys.argv[1]) as connection:
+    assert connection.scalar(text("SELECT pg_promote()"))
+"""
+
+
+class Project:
+    """A rendered project whose nodes are containers, on ports that nobody else has."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        """Render it, under a name that no other project of this machine has: the containers bear it."""
+        self.folder = folder
+        self.profile = PROFILES[backend]
+        self.name = f"test-{backend}-{uuid4().hex[:8]}"
+        self.nodes = [node["name"] for node in self.profile["nodes"]]
+        self.environment = {
+            **os.environ,
+            **{
+                f"{node.upper()}_PORT": str(port)
+                for node, port in zip(self.nodes, free_ports(len(self.nodes)), strict=True)
+            },
+            "PYTHONPATH": "src",
+            "COLUMNS": "200",
+        }
+        render(ROOT, folder, {"project_name": self.name, "package_name": "shop", "backend": backend})
+
+    def call(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the project's folder."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+
+    def shop(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the project, which must succeed."""
+        result = self.call(sys.executable, "-m", "shop", *arguments)
+        assert result.returncode == 0, f"shop {' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def roles(self) -> dict[str, str]:
+        """Return what each node is, as `status` shows it."""
+        rows = [line.split() for line in self.shop("status").stdout.splitlines()[1:]]
+        return {row[0]: row[1] if row[-1] == "up" else "down" for row in rows}
+
+    def writer(self) -> str:
+        """Return the one node that takes writes."""
+        [found] = [node for node, role in self.roles().items() if role == "writer"]
+        return found
+
+    def verify(self, *options: str) -> dict[str, Any]:
+        """Return the report of `verify`, by check; all of it must hold, and none of it be left out."""
+        result = self.shop("verify", "--json", *options)
+        assert result.stderr == ""
+        answers = json.loads(result.stdout)["checks"]
+        assert {one["id"]: one["summary"] for one in answers if one["status"] in ("FAIL", "SKIP")} == {}
+        return {one["id"]: one for one in answers}
+
+    def images(self) -> set[str]:
+        """Return the images of its services."""
+        result = self.call("docker", "compose", "config", "--images")
+        assert result.returncode == 0, result.stderr
+        return set(result.stdout.split())
+
+    def left(self) -> list[str]:
+        """Return everything of it that Docker still has."""
+        label = f"label=com.docker.compose.project={self.name}"
+        kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
+        return [
+            found
+            for kind in kinds
+            for found in self.call("docker", *kind, "--quiet", "--filter", label).stdout.split()
+        ]
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports on loopback that nobody has; all at once, so that they differ."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def why_not() -> str | None:
+    """Why no container can run here, if none can."""
+    if not shutil.which("docker"):
+        return "docker is not here"
+    for command, missing in ((["compose", "version"], "docker compose"), (["version"], "a Docker engine")):
+        try:
+            subprocess.run(["docker", *command], capture_output=True, timeout=60, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            return f"{missing} is not here"
+    return None
+
+
+@pytest.fixture(scope="module", params=PROFILES)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A migrated cluster of containers; whatever a test does to it, the next one finds all nodes up."""
+    if reason := why_not():
+        pytest.skip(reason)
+    project = Project(tmp_path_factory.mktemp("compose") / "shop", request.param)
+    for image in sorted(project.images()):
+        if project.call("docker", "image", "inspect", image).returncode:
+            pytest.skip(f"the image {image} is not here, and tests pull none")
+    try:
+        project.shop("up", "--cluster", "compose")
+        project.shop("migrate")
+        yield project
+    finally:
+        project.call("docker", "compose", "down", "--volumes", "--timeout", "0")
+
+
+@pytest.fixture
+def followed(project: Project) -> Project:
+    """A cluster of which one node writes and the others follow."""
+    if "rejoin" not in project.profile["commands"]:
+        pytest.skip("no node follows another here")
+    return project
+
+
+def test_every_promise_holds_and_the_loss_of_a_node_costs_nothing(project: Project) -> None:
+    project.verify("--chaos")
+    assert set(project.roles()) == set(project.nodes)
+    assert "down" not in project.roles().values()
+
+
+def test_a_stand_in_is_called_one(project: Project) -> None:
+    services = json.loads(project.call("docker", "compose", "config", "--format", "json").stdout)["services"]
+    image = services[project.nodes[0]]["image"]
+    label = '{{index .Config.Labels "stand-in"}}'
+    labelled = project.call("docker", "image", "inspect", "--format", label, image).stdout.strip()
+    said = project.shop("status").stderr
+    assert image in said
+    assert ("stand-in" in said) is (labelled == "true")
+
+
+def test_up_leaves_alone_what_runs(project: Project) -> None:
+    containers = ("docker", "compose", "ps", "--quiet", *project.nodes)
+    before = project.call(*containers).stdout
+    project.shop("up")
+    assert len(before.split()) == len(project.nodes)
+    assert project.call(*containers).stdout == before
+
+
+def test_a_cluster_that_was_down_comes_up_with_its_data(project: Project) -> None:
+    before = project.roles()
+    project.shop("down")
+    project.shop("up")
+    assert project.roles() == before
+    assert project.verify()["SchemaIsTheSame"]["status"] == "PASS"
+
+
+def test_a_node_that_was_killed_starts_again(project: Project) -> None:
+    before = project.roles()
+    node = project.nodes[-1]
+    project.shop("stop", node, "--kill")
+    assert project.roles() == before | {node: "down"}
+    project.shop("start", node)
+    assert project.roles() == before
+
+
+def test_a_reader_takes_over_and_the_former_writer_follows_it(followed: Project) -> None:
+    former = followed.writer()
+    followed.shop("failover", "--kill")
+    assert followed.roles()[former] == "down"
+    assert followed.writer() != former
+    followed.shop("rejoin", former)
+    assert followed.roles()[former] == "reader"
+    followed.verify()
+
+
+def test_a_reader_starts_and_takes_over_while_nobody_writes(followed: Project) -> None:
+    former = followed.writer()
+    reader, other = (node for node in followed.nodes if node != former)
+    followed.shop("stop", former, "--kill")
+    followed.shop("stop", reader)
+    followed.shop("start", reader)
+    assert followed.roles() == {former: "down", reader: "reader", other: "reader"}
+    followed.shop("failover", reader)
+    followed.shop("start", former)
+    assert followed.roles() == {former: "reader", reader: "writer", other: "reader"}
+
+
+def test_a_node_promoted_by_mistake_follows_again(followed: Project) -> None:
+    """Although it was promoted last, which is what makes a node the writer when it starts."""
+    writer = followed.writer()
+    mistaken = next(node for node in followed.nodes if node != writer)
+    promoted = followed.call(sys.executable, "-c", PROMOTE, mistaken)
+    assert promoted.returncode == 0, promoted.stderr
+    assert list(followed.roles().values()).count("writer") == 2
+    followed.shop("rejoin", mistaken)
+    assert followed.writer() == writer
+    followed.verify()
+
+
+def test_destroy_leaves_nothing(project: Project) -> None:
+    assert project.left() != []
+    project.shop("destroy")
+    assert project.left() == []
