@@ -134,7 +134,7 @@ def why_not() -> str | None:
 
 @pytest.fixture(scope="module", params=PROFILES)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A migrated cluster of containers; whatever a test does to it, the next one finds all nodes up."""
+    """A migrated cluster of containers, shared by the tests: each leaves it whole, whichever node writes."""
     if reason := why_not():
         pytest.skip(reason)
     project = Project(tmp_path_factory.mktemp("compose") / "shop", request.param)
