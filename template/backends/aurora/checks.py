@@ -102,9 +102,7 @@ class EveryReaderStreams(Check):
             while True:
                 found = links(connections)
                 broken = [link for link in found if not link.is_up]
-                # Neither ends by waiting.
-                hopeless = any(link.state.startswith(("paused", "left behind")) for link in broken)
-                if not broken or hopeless or time.monotonic() > deadline:
+                if not broken or any(link.is_lost for link in broken) or time.monotonic() > deadline:
                     break
                 time.sleep(0.05)
         evidence = {f"{link.origin}→{link.receiver}": link.state for link in found}

@@ -14,6 +14,9 @@ SYSTEM_SCHEMAS: frozenset[str] = frozenset()
 POLL = 0.001
 """Seconds between two looks at the progress of a reader; repeating a small transaction takes about a quarter of that."""
 
+PATIENCE = 30.0
+"""Seconds that a schema change may take to arrive; a link that is known to be broken is reported at once."""
+
 
 class TopologyError(Exception):
     """The cluster is not what it should be; the message names the nodes and the cause."""
@@ -32,6 +35,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether changes flow, as far as both ends know."""
         return self.state == "streaming"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it does not come back by waiting."""
+        return self.state.startswith(("paused", "left behind"))
 
     def __str__(self) -> str:
         return f"{self.origin}→{self.receiver} {self.state}"
@@ -74,7 +82,7 @@ def settle(connections: Mapping[str, Connection]) -> None:
     Raises:
         TopologyError: a reader does not follow.
     """
-    fence(connections)
+    fence(connections, timeout=PATIENCE)
 
 
 def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
@@ -110,6 +118,7 @@ def fence(connections: Mapping[str, Connection], *, timeout: float = 10.0) -> No
     Raises:
         TopologyError: not within `timeout` seconds, or there is not exactly one writer.
     """
+    look = time.monotonic() + min(timeout, 0.5)
     deadline = time.monotonic() + timeout
     writer = the_writer(connections)
     # A transaction of its own, behind all others: whoever sees it sees them. Aurora's readers, which get no log, can say so too.
@@ -117,9 +126,12 @@ def fence(connections: Mapping[str, Connection], *, timeout: float = 10.0) -> No
     waiting = [reader for reader in connections if reader != writer]
     seen = text("SELECT pg_visible_in_snapshot(CAST(:last AS xid8), pg_current_snapshot())")
     while waiting := [reader for reader in waiting if not connections[reader].scalar(seen, {"last": last})]:
-        if time.monotonic() > deadline:
-            states = {link.receiver: str(link) for link in links(connections)}
-            raise TopologyError("not replayed: " + ", ".join(states[reader] for reader in waiting))
+        now = time.monotonic()
+        if now > look:
+            look = now + 0.5
+            late = [link for link in links(connections) if link.receiver in waiting]
+            if now > deadline or any(link.is_lost for link in late):
+                raise TopologyError("not replayed: " + ", ".join(map(str, late)))
         time.sleep(POLL)
 
 

@@ -22,6 +22,9 @@ POLL = 0.002
 CLEARING = 15.0
 """Seconds that colliding rows get to be cleared away; each round of it takes about one."""
 
+PATIENCE = 30.0
+"""Seconds that a schema change may take to arrive; a link that is known to be broken is reported at once."""
+
 
 class TopologyError(Exception):
     """The mesh is not what it should be; the message names the nodes and the cause."""
@@ -68,7 +71,7 @@ def settle(connections: Mapping[str, Connection]) -> None:
         TopologyError: a link does not work.
     """
     publish_new_tables(connections)
-    fence(connections)
+    fence(connections, timeout=PATIENCE)
 
 
 def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
