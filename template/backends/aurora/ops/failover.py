@@ -29,22 +29,31 @@ class Failover:
     """From the moment the former writer was gone until the new one took writes."""
 
 
-def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False) -> Failover:
+def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False, force: bool = False) -> Failover:
     """Stop the writer and promote a reader.
 
     Args:
         cluster: a local one.
         node: the reader; if absent the one that has received most of the log.
         kill: stop the writer as a power cut would.
+        force: promote although a node that does not answer may have what the others have not.
 
     Raises:
-        ClusterError: no reader can be promoted, or `node` would lose what another reader has.
+        ClusterError: no reader can be promoted, or what was acknowledged could be lost with it.
     """
     former = find_writer(cluster)
     if node is not None:
         # Before anything is stopped.
         _refuse_to_promote(cluster, node, former)
     urls = cluster.admin_urls()  # first: while nobody writes, every question costs
+    # A writer that is stopped in good order first sends all it has; of one that is lost, any reader may have the last commit.
+    # Where no writer answers, one of the silent nodes was it.
+    silent = [name for name in urls if name != former and not _answers(name, urls[name])]
+    if (kill or former is None) and len(silent) > (former is None) and not force:
+        raise ClusterError(
+            f"No answer from {' and '.join(silent)}: a reader among them may have what no other has, what was committed last. "
+            "Start it first, or accept the loss with --force."
+        )
     if former is not None:
         cluster.stop_node(former, kill=kill)
     gone = time.monotonic()
@@ -73,13 +82,16 @@ def _refuse_to_promote(cluster: Cluster, node: str, former: str | None) -> None:
     _known(cluster, node)
     if node == former:
         raise ClusterError(f"{node} is the writer already.")
+    if not _answers(node, cluster.admin_urls()[node]):
+        raise ClusterError(f"{node} cannot be reached, so it cannot be promoted: start it with `start {node}`.")
+
+
+def _answers(node: str, url: URL) -> bool:
     try:
-        with connect(cluster.admin_urls()[node], node=node):
-            pass
-    except Unreachable as error:
-        raise ClusterError(
-            f"{error}. So it cannot be promoted: start it with `start {node}`, or name another."
-        ) from error
+        with connect(url, node=node):
+            return True
+    except Unreachable:
+        return False
 
 
 def _known(cluster: Cluster, node: str) -> None:
@@ -142,23 +154,23 @@ def wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
 
 
 def _received(urls: Mapping[str, URL]) -> dict[str, int]:
-    """How far the log has come on each reader that answers, once all that arrived is repeated."""
+    """How far the log has come on each reader that answers, once nothing more arrives."""
     found: dict[str, int] = {}
     position = text("""
-        SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0'::pg_lsn,
-               coalesce(pg_last_wal_receive_lsn(), '0/0') <= pg_last_wal_replay_lsn()
+        SELECT pg_is_in_recovery(), greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn,
+               NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')
     """)
     for node, url in urls.items():
         try:
             with connect(url, node=node) as connection:
                 deadline = time.monotonic() + PATIENCE
                 while True:
-                    is_reader, replayed, is_done = connection.execute(position).one()
+                    is_reader, received, is_done = connection.execute(position).one()
                     if is_done or not is_reader or time.monotonic() > deadline:
                         break
                     time.sleep(0.01)
                 if is_reader:
-                    found[node] = int(replayed)
+                    found[node] = int(received)
         except Unreachable:
             continue
     return found
