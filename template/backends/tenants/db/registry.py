@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from .database import Database
 from .engines import PoolLimits, Timeouts
-from .errors import DatabaseError
+from .errors import DatabaseError, NodeUnavailable
+from .retry import first_line
 
 metadata = MetaData()
 
@@ -185,6 +186,10 @@ class Registry:
             try:
                 with self._database.session(readonly=True) as session:
                     return question(session)
+            except NodeUnavailable as error:
+                raise NodeUnavailable(
+                    f"the registry cannot be reached: {first_line(error.failures[-1])}", failures=error.failures
+                ) from error
             except DBAPIError as error:
                 if is_last or not error.connection_invalidated:
                     raise

@@ -21,10 +21,10 @@ import functools
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
@@ -116,8 +116,10 @@ class _Open:
 
     placement: Placement
     database: Database
-    leases: int = field(default=0)
+    leases: int = 0
     """How many are about to take a connection from it."""
+    is_doubtful: bool = False
+    """Whether its server did not answer, so that the registry is to be asked whether it is still that."""
 
     @property
     def is_in_use(self) -> bool:
@@ -293,7 +295,7 @@ class Tenants:
         Raises:
             SomeTenantsFailed: in the end, if some did; the others' answers came before.
         """
-        return self._fan_out(lambda name: iter([self.of(name).read(work)]), tenants, at_once)
+        return self._fan_out(lambda name: self._answer(name, work), tenants, at_once)
 
     def query(
         self, statement: Select[Any], *, tenants: Iterable[str] | None = None, at_once: int = 8
@@ -318,14 +320,20 @@ class Tenants:
             for row in rows
         )
 
-    def _chunks(self, name: str, statement: Select[Any]) -> Iterator[list[Row[Any]]]:
-        with self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session:
-            for rows in session.execute(statement, execution_options={"yield_per": CHUNK_ROWS}).partitions():
+    def _answer(self, name: str, work: Callable[[UnitOfWork], T]) -> Generator[T, None, None]:
+        yield self.of(name).read(work)
+
+    def _chunks(self, name: str, statement: Select[Any]) -> Generator[list[Row[Any]], None, None]:
+        with (
+            self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session,
+            session.execute(statement, execution_options={"yield_per": CHUNK_ROWS}) as found,
+        ):
+            for rows in found.partitions():
                 yield list(rows)
 
     def _fan_out(
-        self, ask: Callable[[str], Iterator[T]], tenants: Iterable[str] | None, at_once: int
-    ) -> Iterator[tuple[str, T]]:
+        self, ask: Callable[[str], Generator[T, None, None]], tenants: Iterable[str] | None, at_once: int
+    ) -> Generator[tuple[str, T], None, None]:
         if at_once < 1:
             raise MisuseError(f"at least one tenant is asked at a time, not {at_once}")
         names = self.names() if tenants is None else list(tenants)
@@ -348,9 +356,10 @@ class Tenants:
                     name = waiting.get_nowait()
                     failure = None
                     try:
-                        for answer in ask(name):
-                            if not put((name, answer)):
-                                return
+                        with closing(ask(name)) as asked:
+                            for answer in asked:
+                                if not put((name, answer)):
+                                    return
                     except Exception as error:
                         failure = error
                     put(_Ended(name, failure))
@@ -386,10 +395,14 @@ class Tenants:
             entry = self._enter(name)
             try:
                 return entry.database._begin(route, isolation)
-            except NodeUnavailable:
-                # Perhaps it is somewhere else by now: the next attempt asks.
-                self._forget(entry)
-                raise
+            except NodeUnavailable as error:
+                # Perhaps it is somewhere else by now.
+                entry.is_doubtful = True
+                raise NodeUnavailable(
+                    f"{name} is on {entry.placement.server}, which cannot be reached: {first_line(error.failures[-1])}",
+                    node=entry.placement.server,
+                    failures=error.failures,
+                ) from error
             except DBAPIError as error:
                 if not is_login_refused(error):
                     raise
@@ -419,7 +432,8 @@ class Tenants:
             NodeUnavailable: nobody here knows where it is, and the registry does not answer.
         """
         with self._lock:
-            if entry := self._open.get(name):
+            entry = self._open.get(name)
+            if entry is not None and not entry.is_doubtful:
                 self._open.move_to_end(name)
                 entry.leases += 1
                 return entry
@@ -427,6 +441,8 @@ class Tenants:
         retired = []
         with self._lock:
             entry = self._open.get(name)
+            if entry is not None:
+                entry.is_doubtful = False
             if entry is None or entry.placement.epoch < placement.epoch:
                 if entry is not None:
                     retired.append(entry)

@@ -329,8 +329,8 @@ class Registrar:
             )
 
     def _emptiest(self, connection: Connection) -> str:
-        found = connection.execute(select(tenant.c.server, func.count()).group_by(tenant.c.server))
-        count: dict[str, int] = dict(found.tuples().all())
+        counted = select(tenant.c.server, func.count().label("number")).group_by(tenant.c.server)
+        count = {row.server: int(row.number) for row in connection.execute(counted)}
         return min(self.servers, key=lambda server: (count.get(server, 0), server))
 
     def _take_back(self, connection: Connection, name: str, server: str, error: BaseException) -> None:
