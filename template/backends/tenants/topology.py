@@ -1,7 +1,8 @@
 """The servers, as operations see them: each by itself, so there is nothing to link and nothing to wait for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -45,6 +46,9 @@ def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
     """Remove a schema, with all that is in it, from every node."""
     for connection in connections.values():
         connection.execute(DropSchema(schema, cascade=True, if_exists=True))
+
+
+{% include 'template/postgresql/alone.py' %}
 
 
 def node_number(connection: Connection) -> int:

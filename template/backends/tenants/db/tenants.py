@@ -37,8 +37,9 @@ from sqlalchemy.exc import DBAPIError
 
 from ..settings import Settings
 from . import backend
+from .backend import Isolation
 from .budget import BudgetedPool, ServerBudget
-from .database import Database, Isolation, Options, options_from
+from .database import Database, Options, options_from
 from .engines import PoolLimits, Timeouts
 from .errors import DatabaseError, MisuseError, NodeUnavailable
 from .registry import Placement, Registry, State, TenantSuspended, UnknownTenant, registry_url, shown

@@ -10,10 +10,10 @@ from rich.table import Table
 from ..db.registry import Placement, State
 from ..db.tenants import TenantSettings
 from .console import Debug, configured_urls, explained, give_up, out, talk
-from .migrate import MigrationError
 from .moving import move as move_tenant
 from .moving import undo as undo_move
 from .provisioning import Registrar, TenantError
+from .statements import MigrationError
 from .tenant_migrations import AT_ONCE, Outcome, migrate_all, stragglers, told
 
 tenants = typer.Typer(no_args_is_help=True, help="The tenants: add, list, move, suspend, resume, drop, migrate.")

@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from ..db.registry import Placement, State, checked_name, database_of, epochs
 from ..db.retry import first_line, sqlstate_of
 from .connections import Unreachable
-from .migrate import MigrationError, version_of
+from .migrate import version_of
 from .provisioning import (
     Registrar,
     TenantError,
@@ -43,6 +43,7 @@ from .provisioning import (
     verifier,
 )
 from .schema import differences, read_schema
+from .statements import MigrationError
 from .topology import TopologyError, unreplicable_tables
 
 PUBLICATION = "move"

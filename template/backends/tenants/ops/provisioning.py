@@ -25,6 +25,7 @@ from ..db.retry import first_line, sqlstate_of
 from ..db.tenants import TenantSettings
 from . import migrate as runner
 from .connections import Unreachable, connect, engine_for
+from .statements import MigrationError
 from .topology import TopologyError
 
 MAINTENANCE = "postgres"
@@ -344,7 +345,7 @@ class Registrar:
                 f"{name} could not be added: {first_line(error)}. {server} does not answer any more, so something of it may be there: "
                 f"it is listed as adding; add it again, or drop it, when {server} is back"
             ) from error
-        if isinstance(error, DBAPIError | runner.MigrationError | TopologyError):
+        if isinstance(error, DBAPIError | MigrationError | TopologyError):
             raise TenantError(f"{name} could not be added, and nothing is left of it: {first_line(error)}") from error
 
 

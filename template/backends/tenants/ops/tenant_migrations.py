@@ -18,8 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from ..db.registry import State
 from ..db.retry import first_line
 from .connections import Unreachable
-from .migrate import MigrationError, load_config, version_of
+from .migrate import load_config, version_of
 from .provisioning import Registrar, TenantError, change, settled
+from .statements import MigrationError
 from .topology import TopologyError
 
 AT_ONCE = 4
