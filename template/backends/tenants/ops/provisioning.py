@@ -18,7 +18,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateSequence, CreateTable
 
 from ..db.registry import PLACEMENTS, Placement, State, checked_name, database_of, epochs, shown, tenant
 from ..db.retry import first_line, sqlstate_of
@@ -84,19 +84,20 @@ class Registrar:
             if "does not exist" not in str(error):
                 raise
         name = self.registry.database or ""
-        with connect(
-            self.registry.set(database=MAINTENANCE), node="the registry", statement_timeout=PATIENCE
-        ) as connection:
-            with _ignoring("42P04", "23505"):
+        maintenance = self.registry.set(database=MAINTENANCE)
+        with connect(maintenance, node="the registry", statement_timeout=PATIENCE) as connection:
+            # Of two who make it the second one waits here, and finds it. Until this connection ends.
+            connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+            if not connection.scalar(
+                text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)"), {"name": name}
+            ):
                 run(connection, "CREATE DATABASE {} TEMPLATE template0", name)
             run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
             run(connection, "GRANT CONNECT ON DATABASE {} TO {}", name, self.application)
-        with self._changing() as connection:
-            # Of two who make it the second one waits here, and finds it.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            connection.execute(text("CREATE SEQUENCE IF NOT EXISTS tenant_epoch"))
-            connection.execute(CreateTable(tenant, if_not_exists=True))
-            run(connection, "GRANT SELECT ON tenant TO {}", self.application)
+            with engine_for(self.registry).begin() as inside:
+                inside.execute(CreateSequence(epochs, if_not_exists=True))
+                inside.execute(CreateTable(tenant, if_not_exists=True))
+                run(inside, "GRANT SELECT ON tenant TO {}", self.application)
 
     def all(self) -> list[Placement]:
         """Every tenant, in order.
@@ -136,12 +137,6 @@ class Registrar:
                 yield connection
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:lock, hashtext(:name))"), keys)
-
-    @contextmanager
-    def _changing(self) -> Iterator[Connection]:
-        engine = engine_for(self.registry)
-        with engine.begin() as connection:
-            yield connection
 
     # The servers ------------------------------------------------------------------------------------------------
 
