@@ -1,4 +1,4 @@
-"""A database per tenant: what finding it costs, how few connections many take, how they are migrated and moved."""
+"""A database per tenant: what finding it costs, how few connections many take, how they migrate and move."""
 
 import contextlib
 import functools
@@ -171,8 +171,8 @@ def connections_of_many(ground: Ground) -> Measured:
         f"{bearable} tenants",
         f"{len(names)} tenants, {CLIENTS} threads, {calls} units of work, none failed, "
         f"{per_second(calls / seconds)}, for one tenant alone {per_second(calls / alone)}; the servers saw "
-        f"{most[0]} sessions at most, those that end included; the alternative is an engine per tenant, and how "
-        "many of those a server of 100 connections bears",
+        f"{most[0]} sessions at most, those that end included; the alternative is an engine per tenant, and "
+        "how many of those a server of 100 connections bears",
     )
 
 

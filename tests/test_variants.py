@@ -128,6 +128,7 @@ OF_BACKEND = {
         src/shop/ops/moving.py
         src/shop/ops/provisioning.py
         src/shop/ops/tenant_migrations.py
+        tests/tenancy.py
         tests/test_moving.py
         tests/test_provisioning.py
         tests/test_tenants.py
