@@ -4,6 +4,9 @@ A connection belongs to one database for life, so what databases can share is th
 spare, the idle connection that was not used for longest is closed to make room; one that is in use never is.
 """
 
+{% if asyncio %}
+import asyncio
+{% endif %}
 import threading
 import time
 from collections import OrderedDict
@@ -12,6 +15,9 @@ from typing import Any, ClassVar
 from sqlalchemy import Pool
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
+{% if asyncio %}
+from sqlalchemy.util import await_only
+{% endif %}
 
 
 class ServerBudget:
@@ -71,7 +77,7 @@ class ServerBudget:
                     stale, owner = self._idle.popitem(last=False)
                     owner.idle.remove(stale)
                     break
-                if not self._changed.wait(deadline - time.monotonic()):
+                if not self._wait(deadline - time.monotonic()):
                     raise NoConnectionFree(
                         f"{self.server}: all {self.size} connections that this process may have are in use, and none came "
                         f"free within {self._timeout:g} s. End units of work sooner, or raise server_connections"
@@ -92,7 +98,7 @@ class ServerBudget:
                 pool.in_use -= 1
                 pool.idle.append(entry)
                 self._idle[entry] = pool
-                self._changed.notify()
+                self._tell(1)
                 return
         entry.close()
         self._close_one(pool)
@@ -109,13 +115,21 @@ class ServerBudget:
             entry.close()
         with self._changed:
             self._open -= len(entries)
-            self._changed.notify(len(entries))
+            self._tell(len(entries))
+
+    def _wait(self, seconds: float) -> bool:
+        """Let others change something; False if nobody did in time. Under the lock, which is lifted meanwhile."""
+        return self._changed.wait(seconds)
+
+    def _tell(self, count: int) -> None:
+        """Let so many of those who wait look again. Under the lock."""
+        self._changed.notify(count)
 
     def _close_one(self, pool: "BudgetedPool") -> None:
         with self._changed:
             pool.in_use -= 1
             self._open -= 1
-            self._changed.notify()
+            self._tell(1)
 
 
 class BudgetedPool(Pool):
@@ -160,3 +174,43 @@ class BudgetedPool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         self.budget.give(self, record)
+{% if asyncio %}
+
+
+class AsyncServerBudget(ServerBudget):
+    """The same for one event loop, which nobody who waits holds up."""
+
+    def __init__(self, server: str, size: int, *, timeout: float) -> None:
+        super().__init__(server, size, timeout=timeout)
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def pool_class(self) -> type[BudgetedPool]:
+        """As for threads, and known to SQLAlchemy as one for asyncio."""
+
+        class PoolOfServer(BudgetedPool):
+            _is_asyncio = True
+            budget = self
+
+        return PoolOfServer
+
+    def _wait(self, seconds: float) -> bool:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._changed.release()
+        try:
+            await_only(asyncio.wait_for(future, max(0.0, seconds)))
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            self._changed.acquire()
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _tell(self, count: int) -> None:
+        for future in self._waiting[:count]:
+            self._waiting.remove(future)
+            if not future.done():
+                future.set_result(None)
+{% endif %}

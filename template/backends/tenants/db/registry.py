@@ -5,12 +5,25 @@ as it serves: a database that is no longer where it was refuses its former login
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, MetaData, Row, Sequence, Table, Text, func, select
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    func,
+    select,
+)
+from sqlalchemy import Sequence as Counter
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -21,7 +34,7 @@ from .retry import first_line
 
 metadata = MetaData()
 
-epochs = Sequence("tenant_epoch", metadata=metadata, data_type=BigInteger)
+epochs = Counter("tenant_epoch", metadata=metadata, data_type=BigInteger)
 """Counts the changes that a process must learn of. Never goes back, so a tenant that was dropped and added again is another."""
 
 
@@ -140,12 +153,47 @@ def registry_url(servers: Mapping[str, URL]) -> URL:
     return url.set(database=f"{url.database}_registry")
 
 
+ACTIVE = select(tenant.c.name).where(tenant.c.state == State.ACTIVE).order_by(tenant.c.name)
+
+REGISTRY_POOL = PoolLimits(size=2, overflow=3)
+"""A tenant is asked for once per process, so few connections are enough."""
+
+
+def question(name: str) -> Select[Any]:
+    """What is asked to find a tenant.
+
+    Raises:
+        UnknownTenant: there can be none of that name.
+    """
+    try:
+        return PLACEMENTS.where(tenant.c.name == checked_name(name))
+    except BadTenantName as error:
+        raise UnknownTenant(f"there is no tenant {shown(name)}") from error
+
+
+def answer(name: str, rows: Iterable[Row[Any]]) -> Placement:
+    """What the answer says.
+
+    Raises:
+        UnknownTenant: there is no such tenant.
+    """
+    for row in rows:
+        return Placement.of(row)
+    raise UnknownTenant(f"there is no tenant {shown(name)}: `tenants list` shows which there are")
+
+
+def silent(error: NodeUnavailable) -> NodeUnavailable:
+    """The error that says that it is the registry which does not answer."""
+    return NodeUnavailable(f"the registry cannot be reached: {first_line(error.failures[-1])}", failures=error.failures)
+
+
 class Registry:
     """What an application asks: where is this tenant?"""
 
     def __init__(self, url: URL, *, timeouts: Timeouts | None = None, application_name: str = "") -> None:
-        limits = PoolLimits(size=2, overflow=3)
-        self._database = Database({"registry": url}, pool=limits, timeouts=timeouts, application_name=application_name)
+        self._database = Database(
+            {"registry": url}, pool=REGISTRY_POOL, timeouts=timeouts, application_name=application_name
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._database!r})"
@@ -157,14 +205,7 @@ class Registry:
             UnknownTenant: there is none of that name.
             NodeUnavailable: the registry does not answer.
         """
-        try:
-            statement = PLACEMENTS.where(tenant.c.name == checked_name(name))
-        except BadTenantName as error:
-            raise UnknownTenant(f"there is no tenant {shown(name)}") from error
-        row = next(iter(self._ask(lambda session: session.execute(statement).all())), None)
-        if row is None:
-            raise UnknownTenant(f"there is no tenant {shown(name)}: `tenants list` shows which there are")
-        return Placement.of(row)
+        return answer(name, self._ask(question(name)))
 
     def active(self) -> list[str]:
         """The names of all tenants that are served, in order.
@@ -172,24 +213,21 @@ class Registry:
         Raises:
             NodeUnavailable: the registry does not answer.
         """
-        statement = select(tenant.c.name).where(tenant.c.state == State.ACTIVE).order_by(tenant.c.name)
-        return list(self._ask(lambda session: session.scalars(statement).all()))
+        return [row.name for row in self._ask(ACTIVE)]
 
     def dispose(self) -> None:
         """Close every pooled connection."""
         self._database.dispose()
 
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         # Not as a retried unit of work, of which there may be one around this already. Twice, for a pooled connection can be
         # dead while its server lives.
         for is_last in (False, True):
             try:
                 with self._database.session(readonly=True) as session:
-                    return question(session)
+                    return session.execute(statement).all()
             except NodeUnavailable as error:
-                raise NodeUnavailable(
-                    f"the registry cannot be reached: {first_line(error.failures[-1])}", failures=error.failures
-                ) from error
+                raise silent(error) from error
             except DBAPIError as error:
                 if is_last or not error.connection_invalidated:
                     raise

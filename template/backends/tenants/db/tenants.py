@@ -8,6 +8,10 @@
         db.run(bank.open_account, owner="Ada")                      # whoever the current tenant is
     for tenant, row in db.query(select(Account)): ...               # all tenants, streamed
     bulk_load(db.of("acme"), Account, rows)                         # what takes a `Database` takes one tenant's
+{% if asyncio %}
+
+and `AsyncTenants` for asyncio, with the same names and rules.
+{% endif %}
 
 A tenant's database is an ordinary `Database` of one node, made on first use. What is added here: which server that is, asked of
 the registry and remembered; a bound on how many databases are kept open, and on the connections to each server; and that a
@@ -17,17 +21,32 @@ How a move is noticed: a database that leaves a server first refuses logins ther
 the registry again. So what is remembered may be old, but it can do no harm: no two places ever take writes.
 """
 
+{% if asyncio %}
+import asyncio
+{% endif %}
 import functools
 import logging
 import time
 from collections import OrderedDict
+{% if asyncio %}
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
+{% else %}
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+{% endif %}
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from pydantic import PositiveInt, SecretStr
@@ -37,12 +56,36 @@ from sqlalchemy.exc import DBAPIError
 
 from ..settings import Settings
 from . import backend
+{% if asyncio %}
+from .aio import AsyncDatabase, AsyncOptions, AsyncUnitOfWork
+{% endif %}
 from .backend import Isolation
+{% if asyncio %}
+from .budget import AsyncServerBudget, BudgetedPool, ServerBudget
+{% else %}
 from .budget import BudgetedPool, ServerBudget
+{% endif %}
 from .database import Database, Options, options_from
-from .engines import PoolLimits, Timeouts
+from .engines import Engines, PoolLimits, Timeouts
 from .errors import DatabaseError, MisuseError, NodeUnavailable
+{% if asyncio %}
+from .registry import (
+    ACTIVE,
+    REGISTRY_POOL,
+    Placement,
+    Registry,
+    State,
+    TenantSuspended,
+    UnknownTenant,
+    answer,
+    question,
+    registry_url,
+    shown,
+    silent,
+)
+{% else %}
 from .registry import Placement, Registry, State, TenantSuspended, UnknownTenant, registry_url, shown
+{% endif %}
 from .retry import Counters, RetryPolicy, first_line, sqlstate_of
 from .routing import Route
 from .unit import UnitOfWork
@@ -51,9 +94,13 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+D = TypeVar("D", bound="_HasEngines")
 
 SWITCH_PATIENCE = 5.0
 """Seconds that work waits, before it has begun, for a tenant whose move is in its last step; measured, that takes 0.1."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
+"""Seconds between two looks at the registry meanwhile, doubled each time."""
 
 CHUNK_ROWS = 500
 """How many rows of a tenant a query over all of them reads at once. Arbitrary."""
@@ -89,6 +136,21 @@ def use_tenant(name: str) -> Iterator[None]:
         _current.reset(token)
 
 
+def chosen(tenant: str | None) -> str:
+    """The tenant that is named, or the current one.
+
+    Raises:
+        MisuseError: there is neither.
+    """
+    name = tenant if tenant is not None else current_tenant()
+    if name is None:
+        raise MisuseError(
+            "whose database? Name the tenant, with db.options(tenant=…) or db.session(tenant=…), or put `with use_tenant(…):` "
+            "around the request"
+        )
+    return name
+
+
 class TenantSettings(Settings):
     """The settings of an application with tenants."""
 
@@ -111,12 +173,29 @@ class TenantSettings(Settings):
         return make_url(given.get_secret_value()) if given else registry_url(self.admin_urls())
 
 
+def tenant_options(settings: TenantSettings) -> dict[str, Any]:
+    """The arguments of `Tenants`, as the settings describe it."""
+    options = options_from(settings)
+    return {
+        "servers": options["nodes"],
+        "registry": settings.registry_url(),
+        "connections": settings.server_connections,
+        "keep_open": settings.open_tenants,
+        **{name: options[name] for name in ("pool", "timeouts", "retry", "application_name")},
+    }
+
+
+class _HasEngines(Protocol):
+    @property
+    def _engines(self) -> Engines: ...
+
+
 @dataclass
-class _Open:
+class Open(Generic[D]):
     """A tenant's database that is kept open."""
 
     placement: Placement
-    database: Database
+    database: D
     leases: int = 0
     """How many are about to take a connection from it."""
     is_doubtful: bool = False
@@ -128,8 +207,131 @@ class _Open:
         return self.leases > 0 or any(_in_use(engine) for engine in self.database._engines.made())
 
 
+class OpenDatabases(Generic[D]):
+    """The databases that are kept open: so many, and one that is in use for as long as it is. Thread-safe; it opens and closes none."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = Lock()
+        # The one that was used last at the end.
+        self._entries: OrderedDict[str, Open[D]] = OrderedDict()
+
+    def names(self) -> list[str]:
+        """Whose databases they are, the one that was used last at the end."""
+        with self._lock:
+            return list(self._entries)
+
+    def in_use(self) -> list[str]:
+        """Whose are in use."""
+        with self._lock:
+            return [name for name, entry in self._entries.items() if entry.is_in_use]
+
+    def lease(self, name: str) -> tuple[Open[D] | None, list[Open[D]]]:
+        """The database of a tenant, kept until `release`, or None if the registry is to be asked first; and those to be closed now."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None or entry.is_doubtful:
+                return None, []
+            self._entries.move_to_end(name)
+            entry.leases += 1
+            return entry, self._surplus()
+
+    def admit(self, placement: Placement, make: Callable[[Placement], D]) -> tuple[Open[D], list[Open[D]]]:
+        """The same for what the registry has just said."""
+        retired = []
+        with self._lock:
+            entry = self._entries.get(placement.name)
+            if entry is not None:
+                entry.is_doubtful = False
+            if entry is None or entry.placement.epoch < placement.epoch:
+                if entry is not None:
+                    retired.append(entry)
+                entry = self._entries[placement.name] = Open(placement, make(placement))
+            self._entries.move_to_end(placement.name)
+            entry.leases += 1
+            return entry, retired + self._surplus()
+
+    def release(self, entry: Open[D]) -> None:
+        """The lease has ended."""
+        with self._lock:
+            entry.leases -= 1
+
+    def forget(self, entry: Open[D]) -> None:
+        """Let the next one ask the registry."""
+        with self._lock:
+            if self._entries.get(entry.placement.name) is entry:
+                del self._entries[entry.placement.name]
+
+    def _surplus(self) -> list[Open[D]]:
+        """Take out those that were not used for longest, as many as are too many and in use by nobody."""
+        retired: list[Open[D]] = []
+        if len(self._entries) > self._most:
+            for name, entry in list(self._entries.items()):
+                if len(self._entries) <= self._most:
+                    break
+                if not entry.is_in_use:
+                    retired.append(self._entries.pop(name))
+        return retired
+
+    def clear(self) -> list[Open[D]]:
+        """Keep none any longer; those that are to be closed."""
+        with self._lock:
+            entries = list(self._entries.values())
+            self._entries.clear()
+            return entries
+
+
 def _in_use(engine: Engine) -> int:
     return engine.pool.in_use if isinstance(engine.pool, BudgetedPool) else 0
+
+
+def served(placement: Placement) -> Placement:
+    """The placement, if its tenant is served.
+
+    Raises:
+        TenantSuspended: it is not.
+        UnknownTenant: it is about to be dropped.
+    """
+    if placement.state is State.ACTIVE:
+        return placement
+    if placement.state is State.SUSPENDED:
+        raise TenantSuspended(f"{placement.name} is suspended: `tenants resume {placement.name}` ends that")
+    if placement.state is State.ADDING:
+        raise TenantSuspended(f"{placement.name} is being added; it is served as soon as that is done")
+    raise UnknownTenant(f"there is no tenant {placement.name} any more: it is being dropped")
+
+
+def address_of(placement: Placement, servers: Mapping[str, URL]) -> dict[str, URL]:
+    """The one node of a tenant's database.
+
+    Raises:
+        NodeUnavailable: nobody knows its server.
+    """
+    if placement.server not in servers:
+        raise NodeUnavailable(
+            f"{placement.name} is on {placement.server}, which is none of the configured servers: {', '.join(servers)}",
+            node=placement.server,
+        )
+    return {placement.server: placement.url(servers[placement.server])}
+
+
+def away(placement: Placement, error: NodeUnavailable) -> NodeUnavailable:
+    """The error that says whose server does not answer."""
+    return NodeUnavailable(
+        f"{placement.name} is on {placement.server}, which cannot be reached: {first_line(error.failures[-1])}",
+        node=placement.server,
+        failures=error.failures,
+    )
+
+
+def on_its_way(placement: Placement, error: DBAPIError) -> NodeUnavailable:
+    """The error that says that a move has closed a database and did not end."""
+    return NodeUnavailable(
+        f"{placement.name} is on its way from {placement.server} to {placement.target}, and neither takes its logins. If no move is "
+        "running, `tenants move` it again or take it back with --undo",
+        node=placement.server,
+        failures=[error],
+    )
 
 
 class Tenants:
@@ -171,26 +373,14 @@ class Tenants:
         }
         self._timeouts = timeouts
         self._application_name = application_name
-        self._keep_open = keep_open
+        self._kept: OpenDatabases[Database] = OpenDatabases(keep_open)
         self._lock = Lock()
-        # The one that was used last at the end.
-        self._open: OrderedDict[str, _Open] = OrderedDict()
         self._databases: WeakValueDictionary[str, TenantDatabase] = WeakValueDictionary()
 
     @classmethod
     def from_settings(cls, settings: TenantSettings) -> Self:
         """As the settings describe it."""
-        options = options_from(settings)
-        return cls(
-            options["nodes"],
-            settings.registry_url(),
-            connections=settings.server_connections,
-            keep_open=settings.open_tenants,
-            pool=options["pool"],
-            timeouts=options["timeouts"],
-            retry=options["retry"],
-            application_name=options["application_name"],
-        )
+        return cls(**tenant_options(settings))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self._budgets.values()))}; {self._registry!r})"
@@ -203,10 +393,7 @@ class Tenants:
 
     def dispose(self) -> None:
         """Close every pooled connection, at the end of the process or after a fork."""
-        with self._lock:
-            entries = list(self._open.values())
-            self._open.clear()
-        for entry in entries:
+        for entry in self._kept.clear():
             entry.database.dispose()
         self._registry.dispose()
 
@@ -216,12 +403,7 @@ class Tenants:
         Raises:
             MisuseError: no tenant is named, and there is no current one.
         """
-        name = tenant if tenant is not None else current_tenant()
-        if name is None:
-            raise MisuseError(
-                "whose database? Name the tenant, with db.options(tenant=…) or db.session(tenant=…), or put `with use_tenant(…):` "
-                "around the request"
-            )
+        name = chosen(tenant)
         with self._lock:
             database = self._databases.get(name)
             if database is None:
@@ -391,7 +573,7 @@ class Tenants:
     def _begin(self, name: str, route: Route, isolation: Isolation | None) -> UnitOfWork:
         """Begin a unit of work in the database of a tenant, wherever that is by now."""
         deadline = time.monotonic() + SWITCH_PATIENCE
-        pause = 0.002
+        pause = FIRST_PAUSE
         while True:
             entry = self._enter(name)
             try:
@@ -399,108 +581,46 @@ class Tenants:
             except NodeUnavailable as error:
                 # Perhaps it is somewhere else by now.
                 entry.is_doubtful = True
-                raise NodeUnavailable(
-                    f"{name} is on {entry.placement.server}, which cannot be reached: {first_line(error.failures[-1])}",
-                    node=entry.placement.server,
-                    failures=error.failures,
-                ) from error
+                raise away(entry.placement, error) from error
             except DBAPIError as error:
                 if not is_login_refused(error):
                     raise
-                self._forget(entry)
-                now = self._served(self._registry.find(name))
+                self._kept.forget(entry)
+                # Connections that are in use are closed when they come back.
+                entry.database.dispose()
+                now = served(self._registry.find(name))
                 if now.epoch == entry.placement.epoch:
                     if now.target is None:
                         raise
                     if time.monotonic() > deadline:
-                        raise NodeUnavailable(
-                            f"{name} is on its way from {now.server} to {now.target}, and neither takes its logins. If no move is "
-                            "running, `tenants move` it again or take it back with --undo",
-                            node=now.server,
-                            failures=[error],
-                        ) from error
+                        raise on_its_way(now, error) from error
                     time.sleep(pause)
-                    pause = min(2 * pause, 0.05)
+                    pause = min(2 * pause, LONGEST_PAUSE)
             finally:
-                self._leave(entry)
+                self._kept.release(entry)
 
-    def _enter(self, name: str) -> _Open:
-        """The database of a tenant, kept open until `_leave`.
+    def _enter(self, name: str) -> Open[Database]:
+        """The database of a tenant, kept open until it is released.
 
         Raises:
             UnknownTenant: there is no such tenant.
             TenantSuspended: it is not served.
             NodeUnavailable: nobody here knows where it is, and the registry does not answer.
         """
-        with self._lock:
-            entry = self._open.get(name)
-            if entry is not None and not entry.is_doubtful:
-                self._open.move_to_end(name)
-                entry.leases += 1
-                return entry
-        placement = self._served(self._registry.find(name))
-        retired = []
-        with self._lock:
-            entry = self._open.get(name)
-            if entry is not None:
-                entry.is_doubtful = False
-            if entry is None or entry.placement.epoch < placement.epoch:
-                if entry is not None:
-                    retired.append(entry)
-                entry = self._open[name] = _Open(placement, self._make(placement))
-            self._open.move_to_end(name)
-            entry.leases += 1
-            retired += self._surplus()
+        entry, retired = self._kept.lease(name)
+        if entry is None:
+            entry, retired = self._kept.admit(served(self._registry.find(name)), self._make)
         for old in retired:
             old.database.dispose()
         return entry
 
-    def _leave(self, entry: _Open) -> None:
-        with self._lock:
-            entry.leases -= 1
-
-    def _forget(self, entry: _Open) -> None:
-        """Let the next one ask the registry. Connections that are in use are closed when they come back."""
-        name = entry.placement.name
-        with self._lock:
-            if self._open.get(name) is entry:
-                del self._open[name]
-        entry.database.dispose()
-
-    def _surplus(self) -> list[_Open]:
-        """Take out the databases that were not used for longest, as many as are too many. One that is in use stays."""
-        retired: list[_Open] = []
-        for name, entry in list(self._open.items()):
-            if len(self._open) <= self._keep_open:
-                break
-            if not entry.is_in_use:
-                del self._open[name]
-                retired.append(entry)
-        return retired
-
     def _make(self, placement: Placement) -> Database:
-        server = placement.server
-        if server not in self._servers:
-            raise NodeUnavailable(
-                f"{placement.name} is on {server}, which is none of the configured servers: {', '.join(self._servers)}",
-                node=server,
-            )
         return Database(
-            {server: placement.url(self._servers[server])},
-            pool=self._limits[server],
+            address_of(placement, self._servers),
+            pool=self._limits[placement.server],
             timeouts=self._timeouts,
             application_name=self._application_name,
         )
-
-    @staticmethod
-    def _served(placement: Placement) -> Placement:
-        if placement.state is State.ACTIVE:
-            return placement
-        if placement.state is State.SUSPENDED:
-            raise TenantSuspended(f"{placement.name} is suspended: `tenants resume {placement.name}` ends that")
-        if placement.state is State.ADDING:
-            raise TenantSuspended(f"{placement.name} is being added; it is served as soon as that is done")
-        raise UnknownTenant(f"there is no tenant {placement.name} any more: it is being dropped")
 
 
 @dataclass(frozen=True)
@@ -526,15 +646,25 @@ class TenantDatabase(Database):
 
     def engine(self, node: str) -> NoReturn:
         """Refused: an engine is of one server, and is closed when its turn has come."""
-        raise MisuseError(
-            f"{self.tenant} has no engine to keep: where it is can change. Use its sessions, with db.session(tenant=…)",
-            node=node,
-        )
+        raise no_engine(self.tenant, node)
 
     def _begin(self, route: Route, isolation: Isolation | None) -> UnitOfWork:
         return self._tenants._begin(self.tenant, route, isolation)
 
 
+def no_engine(tenant: str, node: str) -> MisuseError:
+    """The error that says why a tenant's database has no engine to hand out."""
+    return MisuseError(
+        f"{tenant} has no engine to keep: where it is can change. Use its sessions, with db.session(tenant=…)",
+        node=node,
+    )
+
+
 def is_login_refused(error: DBAPIError) -> bool:
     """Whether a server took the connection and refused the login: a role that is gone or closed, another password."""
     return sqlstate_of(error) is None and backend.LOGIN_REFUSED.search(str(error.orig)) is not None
+{% if asyncio %}
+
+
+{% include 'template/backends/' ~ backend ~ '/db/async_tenants.py' %}
+{% endif %}
