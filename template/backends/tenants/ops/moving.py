@@ -313,6 +313,8 @@ class _Move:
                         holding.rollback()
                         self._fence(here, timeout=30.0)
                         continue
+                    if strangers := list(here.scalars(text(_NOT_PUBLISHED), {"publication": PUBLICATION})):
+                        raise TenantError(f"{', '.join(strangers)} was made while it was being copied: move it again")
                     self._copy_sequences(here)
                     self.on_step("close")
                     close_database(here, self.name)
@@ -427,6 +429,11 @@ _TABLES = """
       AND c.relname <> 'alembic_version'
     ORDER BY 1
 """
+
+_NOT_PUBLISHED = f"""
+    SELECT name FROM ({_TABLES}) AS own (name)
+    WHERE name NOT IN (SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables WHERE pubname = :publication)
+"""  # noqa: S608 - of this file
 
 _UNIDENTIFIED = """
     SELECT format('%I.%I', n.nspname, c.relname)
