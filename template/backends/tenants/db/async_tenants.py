@@ -188,6 +188,7 @@ class AsyncTenants:
     async def _begin(self, name: str, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
+        was_refused = False
         while True:
             entry = await self._enter(name)
             try:
@@ -202,8 +203,10 @@ class AsyncTenants:
                 await entry.database.dispose()
                 now = served(await self._registry.find(name))
                 if now.epoch == entry.placement.epoch:
-                    if now.target is None:
+                    # Once it may have been closed for a move that was taken back meanwhile.
+                    if now.target is None and was_refused:
                         raise
+                    was_refused = now.target is None
                     if time.monotonic() > deadline:
                         raise on_its_way(now, error) from error
                     await asyncio.sleep(pause)

@@ -574,6 +574,7 @@ class Tenants:
         """Begin a unit of work in the database of a tenant, wherever that is by now."""
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
+        was_refused = False
         while True:
             entry = self._enter(name)
             try:
@@ -590,8 +591,10 @@ class Tenants:
                 entry.database.dispose()
                 now = served(self._registry.find(name))
                 if now.epoch == entry.placement.epoch:
-                    if now.target is None:
+                    # Once it may have been closed for a move that was taken back meanwhile.
+                    if now.target is None and was_refused:
                         raise
+                    was_refused = now.target is None
                     if time.monotonic() > deadline:
                         raise on_its_way(now, error) from error
                     time.sleep(pause)
