@@ -217,7 +217,14 @@ class AsyncTenants:
     async def _enter(self, name: str) -> Open[AsyncDatabase]:
         entry, retired = self._kept.lease(name)
         if entry is None:
-            entry, retired = self._kept.admit(served(await self._registry.find(name)), self._make)
+            try:
+                found = await self._registry.find(name)
+            except NodeUnavailable:
+                entry, retired = self._kept.lease(name, even_doubtful=True)
+                if entry is None:
+                    raise
+            else:
+                entry, retired = self._kept.admit(served(found), self._make)
         for old in retired:
             await old.database.dispose()
         return entry

@@ -218,6 +218,11 @@ class AsyncServerBudget(ServerBudget):
             await_only(asyncio.wait_for(future, max(0.0, seconds)))
         except TimeoutError:
             return False
+        except BaseException:
+            if future.done() and not future.cancelled():
+                # Told, and cancelled before it could look: somebody else should.
+                self._tell(1)
+            raise
         else:
             return True
         finally:
