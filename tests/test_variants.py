@@ -1,6 +1,7 @@
 """Every variant is a project that one would have written by hand: sound, tidy, green on its own servers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,8 +30,11 @@ WORDS = {
 }
 # Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
-# Run by tests/test_compose.py, and where there is a program by the project's own test_native.py.
-ELSEWHERE = ("/ops/cluster/compose.py", *(() if shutil.which("cockroach") else ("/ops/cluster/native.py",)))
+# Run by tests/test_compose.py,
+IN_CONTAINERS = ("compose.yaml", "cluster/")
+# and these there too, or, where there is a program, by the project's own test_native.py.
+PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
+ELSEWHERE = ("/ops/cluster/compose.py", *(() if PROGRAM else ("/ops/cluster/native.py",)))
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 
 # Every project holds these files,
@@ -299,7 +303,7 @@ def behaviour(project: Path) -> str:
     declared = tomllib.loads(content.pop("pyproject.toml"))
     said = {"LICENSE", "README.md", ".copier-answers.yml"}
     # None of a project's own tests can run these: they need Docker, or a program that is not here.
-    said |= {name for name in content if name.startswith(("compose.yaml", "cluster/")) or name.endswith(ELSEWHERE)}
+    said |= {name for name in content if name.startswith(IN_CONTAINERS) or name.endswith(ELSEWHERE)}
     fields = {"license", "classifiers", "description", "authors"}
     kept = {name: text for name, text in content.items() if name not in said}
     project_fields = {name: value for name, value in declared.pop("project").items() if name not in fields}
