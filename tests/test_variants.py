@@ -30,8 +30,8 @@ WORDS = {
 }
 # Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
-# What none of a project's own tests run on this machine: nodes in containers are driven by tests/test_compose.py, and
-# native ones by the project's own test_native.py where there is a program.
+# What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
+# real nodes by the project's own test_native.py where there is a program.
 PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
 NOT_RUN = ("compose.yaml", "cluster/")
 NOT_RUN_EITHER = ("/ops/cluster/compose.py", *(() if PROGRAM else ("/ops/cluster/native.py",)))
