@@ -1,7 +1,7 @@
 """The stand-in for CockroachDB: one PostgreSQL at SERIALIZABLE behind three names.
 
 Every node is a gateway, a small process with a port of its own that leads to the same server. So every node serves all the data,
-there is one history, a lost race is refused with the same 40001, and whoever talks to a node that is stopped or killed finds his
+there is one history, a lost race is refused with the same 40001, and those who talk to a node that is stopped or killed find their
 connection broken, perhaps in the middle of a COMMIT. What it cannot show is what happens to the data when a node is lost: there is
 only one copy. `native.py` runs real nodes, if there is a program to run.
 """
