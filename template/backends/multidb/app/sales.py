@@ -1,9 +1,11 @@
-"""What concerns several databases, yours to replace: a service written the way the rest of yours should be.
+"""What concerns several databases, yours to replace: written the way the rest of yours should be.
 
     databases = open_databases()
     order = databases.run("orders", orders.place, account_id=…, sku="A-1", quantity=1, amount=…)
     databases.two_phase("ledger", "orders").run(sales.pay, order_id=order.id, till=…)
     outbox.deliver(databases, "orders", sales.RECEIVERS)
+
+Each function takes the sessions it works on, one for each database, and leaves committing to who calls it.
 """
 
 from collections.abc import Iterator

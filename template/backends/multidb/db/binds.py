@@ -29,7 +29,8 @@ class PerModelSession(Session):
     def __init__(
         self, models: Mapping[type[DeclarativeBase], Engine], *, names: Mapping[Engine, str], readonly: bool
     ) -> None:
-        super().__init__(binds=dict(models), expire_on_commit=False)
+        binds: Any = dict(models)
+        super().__init__(binds=binds, expire_on_commit=False)
         self._names = names
         self._readonly = readonly
         self._place: str | None = None

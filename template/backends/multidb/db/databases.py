@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Executable, MetaData, Table, event
+from sqlalchemy import Connection, Engine, MetaData, Table, event
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.sql.visitors import iterate
+from sqlalchemy.sql.visitors import ExternallyTraversible, iterate
 
 from ..settings import Settings
 from .binds import PerModelSession
@@ -87,6 +88,7 @@ class Databases:
         self._on_step = on_step
         self._owners = {place.models.metadata: place.name for place in places}
         self._opened: dict[str, NamedDatabase | SqliteDatabase] = {}
+        self._finished: set[UUID] = set()
         self._lock = Lock()
 
     @classmethod
@@ -177,7 +179,11 @@ class Databases:
                 "one has run(…) and session()"
             )
         return TwoPhase(
-            {name: self.server(name) for name in names}, log=self.server(self.log), log_name=self.log, on_step=self._on_step
+            {name: self.server(name) for name in names},
+            log=self.server(self.log),
+            log_name=self.log,
+            finished=self._finished,
+            on_step=self._on_step,
         )
 
     def per_model(self, *, readonly: bool = False) -> PerModelSession:
@@ -241,7 +247,7 @@ class NamedDatabase(Database):
 def _refuse_others(name: str, owners: Mapping[MetaData, str]) -> Callable[..., None]:
     """Refuse a statement on tables of another database, before it is sent."""
 
-    def check(_connection: Connection, statement: Executable, *_rest: object) -> None:
+    def check(_connection: Connection, statement: ExternallyTraversible, *_rest: object) -> None:
         for part in iterate(statement):
             if isinstance(part, Table) and owners.get(part.metadata, name) != name:
                 raise MisuseError(

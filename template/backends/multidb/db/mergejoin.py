@@ -13,7 +13,7 @@ The two sides are two transactions on two servers: each is one moment of its dat
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
-from sqlalchemy import Select, String
+from sqlalchemy import String
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql import ColumnElement
 
@@ -39,7 +39,7 @@ Side: TypeAlias = Iterator[Keyed]
 
 def ordered(
     session: Session,
-    statement: Select[Any],
+    statement: Any,
     *,
     by: InstrumentedAttribute[Any] | ColumnElement[Any],
     chunk: int = CHUNK,
@@ -51,7 +51,7 @@ def ordered(
 
     Args:
         session: a unit of work on the database that the statement reads; it has to stay open while the rows are read.
-        statement: what to read, without an order of its own.
+        statement: a `select`, without an order of its own.
         by: the key, a column that the statement reads from.
         chunk: rows fetched at once.
     """

@@ -229,6 +229,9 @@ def _hand_over(
 
 def _note(session: UnitOfWork, id: UUID) -> bool:
     """Note that a message is received; False if it was before."""
-    insert = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}[session.bind.dialect.name]
-    noted = insert(received).values(id=id, received_at=datetime.now(UTC)).on_conflict_do_nothing()
-    return session.execute(noted.returning(received.c.id)).scalar() is not None
+    row = {"id": id, "received_at": datetime.now(UTC)}
+    if session.bind.dialect.name == "sqlite":
+        noted = sqlite.insert(received).values(row).on_conflict_do_nothing().returning(received.c.id)
+    else:
+        noted = postgresql.insert(received).values(row).on_conflict_do_nothing().returning(received.c.id)
+    return session.scalar(noted) is not None

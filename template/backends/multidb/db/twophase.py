@@ -21,9 +21,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
@@ -52,6 +52,9 @@ PREFIX = "{{ package_name }}"
 PATIENCE = 2.0
 """Seconds that a database gets to carry out a decision before it is left to `recover`. Arbitrary."""
 
+MOST_FORGOTTEN = 100
+"""Decisions that one transaction deletes. Arbitrary: after a quiet hour there is one."""
+
 metadata = MetaData()
 
 decision = Table(
@@ -61,7 +64,7 @@ decision = Table(
     Column("outcome", String(8), nullable=False),
     Column("decided_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
 )
-"""What was decided, by id; gone once everybody has carried it out. A row is added once and never changed."""
+"""What was decided, by id. A row is added once, never changed, and some time after everybody has carried it out it is deleted."""
 
 
 class CommitPending(DatabaseError):
@@ -84,6 +87,8 @@ class TwoPhase:
     that goes through two of them, and only `lock_timeout` ends it."""
     log: Database
     log_name: str
+    finished: set[UUID]
+    """What everybody has carried out: the next decision takes it out of the log, which spares a transaction."""
     on_step: OnStep = ignore
 
     def run(self, work: Callable[..., T], /, **arguments: Any) -> T:
@@ -138,6 +143,8 @@ class _Attempt:
         self.units: dict[str, UnitOfWork] = {}
         self.prepared: dict[str, str] = {}
         """The name that was given to the transaction of each database, from the moment at which it may be prepared."""
+        self.forgetting: list[UUID] = []
+        """Decisions of others that everybody has carried out, which this one deletes from the log."""
         self.decided = False
         """Whether the decision may be in the log; from then on nothing here may roll back."""
 
@@ -179,8 +186,11 @@ class _Attempt:
 
     def decide(self) -> None:
         """Write the decision and commit it, with the work on the log's own database."""
+        forgettable = self._claim_finished()
         row = {"id": self.id, "outcome": "commit"}
         try:
+            if forgettable:
+                self.log.execute(delete(decision).where(decision.c.id.in_(forgettable)))
             self.log.execute(insert(decision).values(row))
         except IntegrityError as error:
             raise NodeUnavailable(
@@ -201,6 +211,7 @@ class _Attempt:
             self.decided = self.log.committing
             raise
         self.decided = True
+        self.forgetting.clear()
         self.plan.on_step("decided")
 
     def complete(self) -> None:
@@ -222,8 +233,7 @@ class _Attempt:
                 node=pending[0][0],
                 failures=[error for _, error in pending],
             ) from pending[0][1]
-        _forget(self.plan.log, self.id)
-        self.plan.on_step("forgotten")
+        self.plan.finished.add(self.id)
 
     def undo(self) -> None:
         """Roll back what was prepared, unless the decision may have been made. What cannot be told is left to `recover`."""
@@ -237,8 +247,16 @@ class _Attempt:
 
     def end(self) -> None:
         """Give the connections back, that of the log last: with it the lock goes."""
+        self.plan.finished.update(self.forgetting)
         for unit in reversed(self.units.values()):
             unit.end()
+
+    def _claim_finished(self) -> list[UUID]:
+        """Decisions that everybody has carried out, for this transaction to delete: each by one only, so that none waits."""
+        with suppress(KeyError):
+            while len(self.forgetting) < MOST_FORGOTTEN:
+                self.forgetting.append(self.plan.finished.pop())
+        return self.forgetting
 
     def _settle(self, error: DBAPIError) -> Outcome:
         try:
@@ -309,7 +327,7 @@ def recover(databases: Mapping[str, Database], log: Database, *, on_step: OnStep
     Raises:
         NodeUnavailable: the log does not answer; nothing can be done without it.
     """
-    candidates = _known(log)
+    known = _known(log)
     found, unreachable = _prepared(databases, log)
     result = Recovery(unreachable=unreachable)
     on_step("looked")
@@ -320,6 +338,7 @@ def recover(databases: Mapping[str, Database], log: Database, *, on_step: OnStep
                 result.in_flight.append(one.id)
                 continue
             outcome = decide(log, one.id)
+            known.add(one.id)
             on_step(f"decided {outcome}")
         done = result.committed if outcome == "commit" else result.rolled_back
         for name, gid in one.prepared.items():
@@ -332,8 +351,8 @@ def recover(databases: Mapping[str, Database], log: Database, *, on_step: OnStep
                 done.append(one.id)
             on_step(f"{outcome} {name}")
     if not unreachable:
-        # Decided before anybody looked for prepared transactions, and nobody has one any more: all have carried it out.
-        _forget(log, *candidates)
+        # Decided before anybody looked for prepared transactions, and by now nobody has one: all have carried it out.
+        _forget(log, *known)
         on_step("forgotten")
     return result
 

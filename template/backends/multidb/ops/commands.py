@@ -1,0 +1,8 @@
+"""TODO"""
+
+import typer
+
+copies = typer.Typer()
+fdw = typer.Typer()
+messages = typer.Typer()
+twophase = typer.Typer()

@@ -1,0 +1,166 @@
+"""The databases beside that of models.py have histories of their own: `migrations/orders`, `migrations/catalog` and so on.
+
+A revision is a file as Alembic writes it, with `upgrade` and `downgrade`, and runs in one transaction of its database: on PostgreSQL and
+on SQLite alike it happens as a whole or not at all. The version is kept where it is true, in the database itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from ..db.databases import FileSettings, Place
+from ..db.retry import first_line
+from ..db.sqlite import SqliteDatabase
+from ..places import PLACES
+from .connections import Unreachable, engine_for
+from .migrate import LOCK, MigrationError, Step, load_config
+
+FOLDER = "migrations"
+
+
+@dataclass(frozen=True)
+class History:
+    """One database: where its revisions are, and how to get at it."""
+
+    place: Place
+    scripts: ScriptDirectory
+    config: Config
+    url: URL | None
+    """For the role that may change the schema; None: a file."""
+    folder: Path
+    owner: str
+
+    @property
+    def head(self) -> str:
+        """The newest revision."""
+        return self.scripts.get_current_head() or "base"
+
+    def version(self) -> str:
+        """The revision the database is at."""
+        with self._connection() as connection:
+            return MigrationContext.configure(connection).get_current_revision() or "base"
+
+    def upgrade(self, on_step: Callable[[Step], None]) -> None:
+        """Go to the newest revision, one transaction for each.
+
+        Raises:
+            MigrationError: a revision failed, and left nothing behind.
+        """
+        while (version := self.version()) != self.head:
+            try:
+                following = next(
+                    script
+                    for script in reversed(list(self.scripts.iterate_revisions(self.head, version)))
+                    if script.revision != version
+                )
+                on_step(Step(following.revision, following.doc, self.place.name))
+                self._run(following.revision)
+            except (CommandError, RevisionError, StopIteration) as error:
+                raise MigrationError(f"{self.place.name}: {error}") from error
+            except DBAPIError as error:
+                raise MigrationError(f"{self.place.name}: the revision failed: {str(error.orig).strip()}") from error
+
+    def downgrade(self) -> None:
+        """Go back to before the first revision."""
+        with self._connection() as connection, self._environment("base", back=True) as environment:
+            environment.configure(connection=connection)
+            with environment.begin_transaction():
+                environment.run_migrations()
+
+    def _run(self, revision: str) -> None:
+        with self._connection() as connection, self._environment(revision, back=False) as environment:
+            environment.configure(connection=connection)
+            with environment.begin_transaction():
+                environment.run_migrations()
+
+    def _environment(self, target: str, *, back: bool) -> EnvironmentContext:
+        move = self.scripts._downgrade_revs if back else self.scripts._upgrade_revs
+        return EnvironmentContext(self.config, self.scripts, fn=lambda version, _context: move(target, version))
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        if self.url is None:
+            file = SqliteDatabase(self.place.name, self.folder / f"{self.place.name}.sqlite3")
+            with file, file.engine_for().connect() as connection:
+                yield connection
+            return
+        engine = engine_for(self.url, statement_timeout=60)
+        try:
+            connection = engine.connect()
+        except DBAPIError as error:
+            raise Unreachable(self.place.name, error) from None
+        with connection:
+            if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
+                raise MigrationError(f"{self.place.name}: another migration is running; wait for it to end")
+            if self.url.username != self.owner:
+                connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
+            connection.commit()
+            # Closed without a pool, it gives the lock back however this ends.
+            yield connection
+
+
+def histories(
+    admin_urls: Mapping[str, URL], *, owner: str, folder: Path | None = None, project: Path = Path()
+) -> list[History]:
+    """The databases that have a folder of their own in `migrations`, in the order of places.py.
+
+    Args:
+        admin_urls: the nodes, for a role that may change the schema.
+        owner: the role that is to own what is created.
+        folder: of the SQLite files; that of the settings if absent.
+        project: the folder of `alembic.ini`.
+
+    Raises:
+        MigrationError: this is no project's folder, or the settings do not say where a database is.
+    """
+    load_config(project)
+    found = []
+    for place in PLACES:
+        revisions = project / FOLDER / place.name
+        if not revisions.is_dir():
+            continue
+        if place.node is not None and place.node not in admin_urls:
+            raise MigrationError(f"{place.name} lives on {place.node}, and no URL of that node is known")
+        config = Config()
+        config.set_main_option("script_location", str(project / FOLDER))
+        scripts = ScriptDirectory(str(project / FOLDER), version_locations=[str(revisions)])
+        url = admin_urls[place.node] if place.node is not None else None
+        found.append(History(place, scripts, config, url, folder or FileSettings().sqlite_folder, owner))
+    return found
+
+
+def migrate(
+    admin_urls: Mapping[str, URL],
+    *,
+    owner: str,
+    folder: Path | None = None,
+    project: Path = Path(),
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> dict[str, str]:
+    """Bring every database that has a history of its own to its newest revision; returns which that is, by name.
+
+    The arguments are those of `histories`, and `on_step` is told of each revision before it runs.
+
+    Raises:
+        MigrationError: a revision failed and left nothing behind; what other databases reached, they keep.
+        Unreachable: a database cannot be reached; those before it are done.
+    """
+    done = {}
+    for history in histories(admin_urls, owner=owner, folder=folder, project=project):
+        try:
+            history.upgrade(on_step)
+        except DBAPIError as error:
+            raise MigrationError(f"{history.place.name}: {first_line(error)}") from error
+        done[history.place.name] = history.head
+    return done
