@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, DateTime, ForeignKey, MetaData, Numeric, Stri
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from .db import Key, Keyed
-from .db.changes import Changing, deletions
+from .db.changes import Changing
 from .db.outbox import Message, put
 from .models import Base as LedgerBase
 
@@ -27,9 +27,6 @@ class Base(DeclarativeBase):
         Decimal: Numeric(18, 2),
         datetime: DateTime(timezone=True),
     }
-
-
-deletions.to_metadata(Base.metadata)
 
 
 class Order(Keyed, Changing, Base):

@@ -1,6 +1,7 @@
 """Which databases there are, whose models each holds and where it is: yours to change, and the only place that says so."""
 
 from . import catalog, models, orders, reports
+from .db.copies import Copy
 from .db.databases import Databases, FileSettings, Place
 
 PLACES = (
@@ -9,6 +10,9 @@ PLACES = (
     Place(name="reports", models=reports.Base, node="n3"),
     Place(name="catalog", models=catalog.Base),
 )
+
+COPIES = (Copy(source="orders", table=orders.Order.__table__, target="reports", into=reports.OrderCopy.__table__),)
+"""What `{{ package_name }} reports copy` keeps up to date."""
 
 LOG = "orders"
 """The database that keeps the decisions of two-phase commits. One that takes part in most of them saves a commit in each."""

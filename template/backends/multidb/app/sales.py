@@ -42,9 +42,7 @@ def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Paymen
     paid = orders.scalar(select(Payment).where(Payment.order_id == order_id))
     if paid is not None:
         return paid
-    bank.transfer(
-        ledger, source=order.account_id, target=till, amount=order.amount, idempotency_key=order.payment_key
-    )
+    bank.transfer(ledger, source=order.account_id, target=till, amount=order.amount, idempotency_key=order.payment_key)
     payment = Payment(order_id=order_id, amount=order.amount)
     orders.add(payment)
     orders.flush()
@@ -53,7 +51,7 @@ def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Paymen
 
 def orders_with_owners(databases: Databases) -> Iterator[tuple[str, Key, Decimal]]:
     """Every order with the name of its customer, from two databases, in bounded memory."""
-    with databases.session("ledger", readonly=True) as ledger, databases.session("orders", readonly=True) as placed:
+    with databases.snapshot("ledger") as ledger, databases.snapshot("orders") as placed:
         owners = ordered(ledger, select(Account.id, Account.owner), by=Account.id)
         amounts = ordered(placed, select(Order.account_id, Order.id, Order.amount), by=Order.account_id)
         for (_, owner), (_, order, amount) in merge_join(owners, amounts):

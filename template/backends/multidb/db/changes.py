@@ -34,9 +34,11 @@ class Changing:
         return mapped_column(TransactionNumber, server_default=text("pg_current_xact_id()"), index=True)
 
 
+metadata = MetaData()
+
 deletions = Table(
     "deletion",
-    MetaData(),
+    metadata,
     Column("relation", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("changed_in", TransactionNumber, server_default=text("pg_current_xact_id()"), nullable=False),

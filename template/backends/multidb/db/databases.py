@@ -81,7 +81,9 @@ class Databases:
         servers = [place.name for place in places if place.node is not None]
         self.log = log or servers[0]
         if self.log not in servers:
-            raise MisuseError(f"decisions are kept in a PostgreSQL database, one of {', '.join(servers)}: not {self.log!r}")
+            raise MisuseError(
+                f"decisions are kept in a PostgreSQL database, one of {', '.join(servers)}: not {self.log!r}"
+            )
         self._nodes = dict(nodes)
         self._folder = folder
         self._options = options
@@ -155,15 +157,18 @@ class Databases:
         """One transaction on one database: committed when the block ends, rolled back when it raises, never retried."""
         return self[name].session(readonly=readonly)
 
-    def run(
-        self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def snapshot(self, name: str) -> AbstractContextManager[UnitOfWork]:
+        """A session that sees one moment of one database, however long it reads, and cannot write: for `ordered` and the like."""
+        found = self[name]
+        if isinstance(found, SqliteDatabase):
+            return found.session(readonly=True)
+        return found.options(isolation="REPEATABLE READ").session(readonly=True)
+
+    def run(self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, …)` as one transaction on one database, again while that is safe and useful."""
         return self[name].run(work, *args, **kwargs)
 
-    def read(
-        self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def read(self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, on a session that the database keeps from writing."""
         return self[name].read(work, *args, **kwargs)
 
@@ -218,7 +223,9 @@ class Databases:
                 "or set the nodes' URLs"
             )
         for readonly in (False, True):
-            event.listen(opened.engine_for(readonly=readonly), "before_execute", _refuse_others(place.name, self._owners))
+            event.listen(
+                opened.engine_for(readonly=readonly), "before_execute", _refuse_others(place.name, self._owners)
+            )
         return opened
 
 

@@ -93,7 +93,7 @@ class SqliteDatabase:
             Busy: the writer's turn did not come within the busy timeout.
             MisuseError: the unit of work wrote although it is read-only.
         """
-        unit = FileUnit(self._begin(readonly=readonly), node=self.name, readonly=readonly)
+        unit = self._begin(readonly=readonly)
         try:
             yield unit
             unit.finish()
@@ -130,22 +130,24 @@ class SqliteDatabase:
             finally:
                 inside_work.reset(token)
 
-    def _begin(self, *, readonly: bool) -> Connection:
+    def _begin(self, *, readonly: bool) -> FileUnit:
         started = time.monotonic()
         try:
             connection = self.engine_for(readonly=readonly).connect()
         except PoolTimeout as error:
             raise self._busy("another thread", started) from error
-        except OperationalError as error:
-            raise DatabaseError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
-        try:
-            connection.begin()
         except DBAPIError as error:
-            connection.close()
+            raise DatabaseError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
+        unit = FileUnit(connection, node=self.name, readonly=readonly)
+        try:
+            # Begins now: who waits for a turn has not read anything yet that could be old by then.
+            unit.connection()
+        except DBAPIError as error:
+            unit.end()
             if "locked" in str(error.orig):
                 raise self._busy("another process", started) from error
             raise
-        return connection
+        return unit
 
     def _busy(self, who: str, started: float) -> Busy:
         waited = time.monotonic() - started

@@ -396,7 +396,9 @@ def _known(log: Database) -> set[UUID]:
 
 def _forget(log: Database, *ids: UUID) -> None:
     if ids:
-        log.options(idempotent=True).run(lambda session: session.execute(delete(decision).where(decision.c.id.in_(ids))))
+        log.options(idempotent=True).run(
+            lambda session: session.execute(delete(decision).where(decision.c.id.in_(ids)))
+        )
 
 
 def _prepared(databases: Mapping[str, Database], log: Database) -> tuple[list[Outstanding], dict[str, str]]:
