@@ -90,6 +90,8 @@ class TwoPhase:
     finished: set[UUID]
     """What everybody has carried out: the next decision takes it out of the log, which spares a transaction."""
     on_step: OnStep = ignore
+    prefix: str = PREFIX
+    """Of the names of prepared transactions. Another one is another application: neither recovers what is the other's."""
 
     def run(self, work: Callable[..., T], /, **arguments: Any) -> T:
         """Run `work(session, session, …)` with a session for each database, as one; again while that is safe and useful.
@@ -174,7 +176,7 @@ class _Attempt:
                     "Let the error out, or contain the statement in session.begin_nested()",
                     node=name,
                 )
-            self.prepared[name] = name_of(self.id, number)
+            self.prepared[name] = name_of(self.id, number, self.plan.prefix)
             try:
                 unit.bind.exec_driver_sql(f"PREPARE TRANSACTION '{self.prepared[name]}'")
             except DBAPIError as error:
@@ -307,19 +309,21 @@ class Recovery:
     """Databases that did not answer, each with its reason; what they have prepared is for the next run."""
 
 
-def outstanding(databases: Mapping[str, Database], log: Database) -> list[Outstanding]:
+def outstanding(databases: Mapping[str, Database], log: Database, *, prefix: str = PREFIX) -> list[Outstanding]:
     """Every two-phase commit of this application that is prepared somewhere, oldest first.
 
     Raises:
         NodeUnavailable: a database does not answer.
     """
-    found, unreachable = _prepared(databases, log)
+    found, unreachable = _prepared(databases, log, prefix)
     if unreachable:
         raise NodeUnavailable("; ".join(f"{name}: {reason}" for name, reason in unreachable.items()))
     return found
 
 
-def recover(databases: Mapping[str, Database], log: Database, *, on_step: OnStep = ignore) -> Recovery:
+def recover(
+    databases: Mapping[str, Database], log: Database, *, on_step: OnStep = ignore, prefix: str = PREFIX
+) -> Recovery:
     """Finish what was begun and abandoned: commit what the log says was decided, roll back the rest, leave alone what is in flight.
 
     Can be run at any time, by several at once, and again after it was killed.
@@ -328,7 +332,7 @@ def recover(databases: Mapping[str, Database], log: Database, *, on_step: OnStep
         NodeUnavailable: the log does not answer; nothing can be done without it.
     """
     known = _known(log)
-    found, unreachable = _prepared(databases, log)
+    found, unreachable = _prepared(databases, log, prefix)
     result = Recovery(unreachable=unreachable)
     on_step("looked")
     for one in found:
@@ -374,12 +378,12 @@ def decide(log: Database, id: UUID) -> Outcome:
             return outcome
 
 
-def name_of(id: UUID, number: int) -> str:
+def name_of(id: UUID, number: int, prefix: str = PREFIX) -> str:
     """What the transaction of the database with that number is called while it is prepared."""
-    return f"{PREFIX}:{id}:{number}"
+    return f"{prefix}:{id}:{number}"
 
 
-_NAME = re.compile(re.escape(PREFIX) + r":([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):\d+")
+_NAME = re.compile(r":([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):[0-9]+")
 
 
 def lock_of(id: UUID) -> int:
@@ -401,19 +405,21 @@ def _forget(log: Database, *ids: UUID) -> None:
         )
 
 
-def _prepared(databases: Mapping[str, Database], log: Database) -> tuple[list[Outstanding], dict[str, str]]:
+def _prepared(
+    databases: Mapping[str, Database], log: Database, prefix: str
+) -> tuple[list[Outstanding], dict[str, str]]:
     """What is prepared on the databases that answer, and why the others do not."""
     names: dict[UUID, dict[str, str]] = {}
     ages: dict[UUID, timedelta] = {}
     unreachable: dict[str, str] = {}
     for name, database in databases.items():
         try:
-            rows = database.read(_list_prepared)
+            rows = database.read(_list_prepared, prefix)
         except (DBAPIError, NodeUnavailable) as error:
             unreachable[name] = first_line(error)
             continue
         for gid, age in rows:
-            if match := _NAME.fullmatch(gid):
+            if match := _NAME.fullmatch(gid.removeprefix(prefix)):
                 id = UUID(match[1])
                 names.setdefault(id, {})[name] = gid
                 ages[id] = max(age, ages.get(id, timedelta()))
@@ -430,13 +436,13 @@ def _prepared(databases: Mapping[str, Database], log: Database) -> tuple[list[Ou
     return (log.read(judge) if names else []), unreachable
 
 
-def _list_prepared(session: UnitOfWork) -> list[tuple[str, timedelta]]:
+def _list_prepared(session: UnitOfWork, prefix: str) -> list[tuple[str, timedelta]]:
     rows = session.execute(
         text(
             "SELECT gid, clock_timestamp() - prepared FROM pg_prepared_xacts "
             "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
         ),
-        {"prefix": f"{PREFIX}:"},
+        {"prefix": f"{prefix}:"},
     )
     return [(gid, age) for gid, age in rows]
 

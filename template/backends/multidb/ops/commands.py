@@ -13,11 +13,9 @@ from ..db import twophase as protocol
 from ..db.copies import behind, copy, position
 from ..db.databases import Databases
 from ..places import COPIES, LOG, open_databases
-from .cluster import Cluster
-from .cluster.kinds import open_cluster
 from .connections import connect
 from .console import Debug, configured_urls, explained, give_up, out, talk
-from .foreign import TARGET, ForeignError, examples, explain, set_up, sources, take_down
+from .foreign import TARGET, ForeignError, examples, explain, local_cluster, set_up, sources, take_down
 
 fdw = typer.Typer(no_args_is_help=True, help="The tables of the other databases, seen from the reporting database.")
 messages = typer.Typer(no_args_is_help=True, help="What the outboxes hold, and its delivery.")
@@ -122,7 +120,7 @@ def setup(
     with explained(debug, ForeignError):
         urls, admin_urls = configured_urls()
         owner = next(iter(urls.values())).username or ""
-        for seen in set_up(admin_urls, owner=owner, cluster=local_cluster(), rotate=rotate):
+        for seen in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate):
             out.print(f"{TARGET} sees {seen.schema}: {', '.join(seen.tables)}", highlight=False)
 
 
@@ -160,13 +158,6 @@ def _databases() -> Iterator[Databases]:
     configured_urls()
     with open_databases() as databases:
         yield databases
-
-
-def local_cluster() -> Cluster | None:
-    """The local cluster, if it is what the settings name."""
-    urls, _ = configured_urls()
-    cluster = open_cluster()
-    return cluster if cluster.home.joinpath("env").exists() and cluster.urls() == urls else None
 
 
 def _with_outbox() -> list[str]:

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,7 +21,8 @@ from sqlalchemy.engine import URL
 
 from ..db.databases import Place
 from ..places import PLACES
-from .cluster import Cluster
+from .cluster import HOME, Cluster
+from .cluster.kinds import open_cluster
 from .cluster.nodes import DATABASE
 from .connections import connect
 
@@ -59,6 +61,14 @@ class Plan:
     def is_pushed_down(self) -> bool:
         """Whether nothing but what matches is fetched."""
         return bool(self.remote) and not self.local
+
+
+def local_cluster(urls: Mapping[str, URL], home: Path = HOME) -> Cluster | None:
+    """The local cluster, if it is what these URLs name."""
+    if not (home / "env").exists():
+        return None
+    cluster = open_cluster(home=home)
+    return cluster if cluster.urls() == urls else None
 
 
 def sources() -> list[Place]:
