@@ -69,6 +69,7 @@ FILES = """
     src/shop/ops/cluster/embedded.py
     src/shop/ops/cluster/kinds.py
     src/shop/ops/cluster/nodes.py
+    src/shop/ops/cluster/process.py
     src/shop/ops/cluster/processes.py
     src/shop/ops/cluster/programs.py
     src/shop/ops/cluster/server.py
@@ -77,6 +78,7 @@ FILES = """
     src/shop/ops/migrate.py
     src/shop/ops/rows.py
     src/shop/ops/schema.py
+    src/shop/ops/statements.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/backend_checks.py

@@ -1,3 +1,12 @@
+BINARY_COPY = True
+"""Whether COPY takes rows in binary form."""
+
+CHUNK_ROWS = 10_000
+"""How many rows of a bulk load make a transaction, if nobody says."""
+
+CHUNK_BYTES = 64_000_000
+"""About how many bytes of text and the like do: what memory holds of a load."""
+
 RETRYABLE = frozenset({"40001", "40P01"})
 """serialization_failure, deadlock_detected: the transaction is rolled back and may simply run again."""
 

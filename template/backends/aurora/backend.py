@@ -5,10 +5,14 @@ failover. SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.h
 """
 
 import re
+from typing import Literal, TypeAlias
 
 from sqlalchemy import Connection
 
-ISOLATION = "READ COMMITTED"
+Isolation: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+"""The levels that a unit of work may ask for."""
+
+ISOLATION: Isolation = "READ COMMITTED"
 """Of a unit of work that asks for nothing else."""
 
 HISTORY_IS_SHARED = True

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -200,3 +201,6 @@ def _state(reader: Connection, sent: Mapping[str, str], timeline: int) -> str:
         return found.status or "not streaming"
     # A receiver introduces itself by its server's cluster_name, if that has one.
     return sent.get(found.name or "walreceiver", "follows another node")
+
+
+{% include 'template/postgresql/alone.py' %}

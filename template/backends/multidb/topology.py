@@ -1,7 +1,8 @@
 """The servers, as operations see them: each by itself, so there is nothing to link and nothing to wait for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -94,3 +95,6 @@ _UNLOGGED = """
     WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     ORDER BY 1
 """
+
+
+{% include 'template/postgresql/alone.py' %}

@@ -5,10 +5,14 @@ node committed reaches the others a moment later. SQLSTATEs: https://www.postgre
 """
 
 import re
+from typing import Literal, TypeAlias
 
 from sqlalchemy import Connection
 
-ISOLATION = "READ COMMITTED"
+Isolation: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+"""The levels that a unit of work may ask for."""
+
+ISOLATION: Isolation = "READ COMMITTED"
 """Of a unit of work that asks for nothing else: SERIALIZABLE would hold on one node only."""
 
 HISTORY_IS_SHARED = False

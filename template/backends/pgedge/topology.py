@@ -6,7 +6,8 @@ rows, and PostgreSQL's own logical replication, the local stand-in, which replic
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -360,3 +361,6 @@ def refusal(statement: str) -> str | None:
         if re.match(pattern, statement):
             return reason
     return None
+
+
+{% include 'template/postgresql/alone.py' %}

@@ -25,8 +25,9 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.visitors import ExternallyTraversible, iterate
 
 from ..settings import Settings
+from .backend import Isolation
 from .binds import PerModelSession
-from .database import Database, Isolation, Options, options_from
+from .database import Database, Options, options_from
 from .errors import MisuseError, NoNodes, WrongNode
 from .retry import RetryPolicy
 from .sqlite import SqliteDatabase

@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -24,7 +24,9 @@ from ..db.retry import first_line
 from ..db.sqlite import SqliteDatabase
 from ..places import PLACES
 from .connections import Unreachable, engine_for
-from .migrate import LOCK, MigrationError, Step, load_config
+from .migrate import Step, load_config
+from .statements import MigrationError
+from .topology import alone
 
 FOLDER = "migrations"
 
@@ -79,10 +81,26 @@ class History:
                 environment.run_migrations()
 
     def _run(self, revision: str) -> None:
-        with self._connection() as connection, self._environment(revision, back=False) as environment:
+        with (
+            self._connection() as connection,
+            self._alone(connection),
+            self._environment(revision, back=False) as environment,
+        ):
             environment.configure(connection=connection)
             with environment.begin_transaction():
                 environment.run_migrations()
+
+    @contextmanager
+    def _alone(self, connection: Connection) -> Iterator[None]:
+        if self.url is None:
+            # Whoever writes to a file has it to themselves.
+            yield
+            return
+        with alone(connection) as is_alone:
+            connection.commit()
+            if not is_alone:
+                raise MigrationError(f"{self.place.name}: another migration is running; wait for it to end")
+            yield
 
     def _environment(self, target: str, *, back: bool) -> EnvironmentContext:
         move = self.scripts._downgrade_revs if back else self.scripts._upgrade_revs
@@ -101,12 +119,9 @@ class History:
         except DBAPIError as error:
             raise Unreachable(self.place.name, error) from None
         with connection:
-            if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
-                raise MigrationError(f"{self.place.name}: another migration is running; wait for it to end")
             if self.url.username != self.owner:
                 connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
             connection.commit()
-            # Closed without a pool, it gives the lock back however this ends.
             yield connection
 
 

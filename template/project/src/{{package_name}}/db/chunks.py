@@ -6,11 +6,11 @@ Values are still what the caller gave, and what the columns' defaults gave where
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, count, islice
+from itertools import chain, count
 from operator import itemgetter
 from typing import Any, Self, TypeAlias
 
-from sqlalchemy import Column, Table, inspect
+from sqlalchemy import ARRAY, JSON, Column, LargeBinary, String, Table, inspect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.schema import CallableColumnDefault, ScalarElementColumnDefault
 
@@ -112,9 +112,9 @@ class Chunk:
 
 
 def chunks(
-    model: type[Any] | Table, rows: Iterable[Mapping[str, Any]], *, size: int, with_digest: bool
+    model: type[Any] | Table, rows: Iterable[Mapping[str, Any]], *, most: int, most_bytes: int, with_digest: bool
 ) -> Iterator[Chunk]:
-    """Cut `rows` into chunks, reading no further than the one asked for."""
+    """Cut `rows` into chunks of `most` rows, or fewer where these reach `most_bytes`, reading no further than the one asked for."""
     remaining = iter(rows)
     try:
         head = next(remaining)
@@ -126,7 +126,7 @@ def chunks(
     remaining = chain([head], remaining)
     first = 1
     for number in count(1):
-        values = _read(islice(remaining, size), shape, first)
+        values = _read(remaining, shape, first, most, most_bytes)
         if not values:
             return
         digest = _digest(shape, values) if with_digest else None
@@ -171,23 +171,41 @@ def _describe(model: type[Any] | Table) -> tuple[Table, dict[str, Column[Any]], 
     return table, by_name, fixed
 
 
-def _read(rows: Iterator[Mapping[str, Any]], shape: Shape, first: int) -> list[Values]:
+def _read(rows: Iterator[Mapping[str, Any]], shape: Shape, first: int, most: int, most_bytes: int) -> list[Values]:
     names = shape.names
     pick: Callable[[Mapping[str, Any]], Values] = itemgetter(*names)
     if len(names) == 1:
         pick = lambda row: (row[names[0]],)  # noqa: E731 - one name makes `itemgetter` return the bare value
+    weighty = [number for number, column in enumerate(shape.columns[: len(names)]) if isinstance(column.type, _WEIGHTY)]
     values: list[Values] = []
+    weight = 0
     for row in rows:
         try:
             # As many keys, and all of ours: the same keys. Much cheaper than comparing them.
             if len(row) != len(names):
                 raise KeyError
-            values.append(pick(row))
+            picked = pick(row)
         except (KeyError, TypeError):
             found = ", ".join(map(str, row)) if isinstance(row, Mapping) else f"a {type(row).__name__}"
             number = first + len(values)
             raise BadRow(f"it has {found}; the first row has {', '.join(names)}", range(number, number + 1)) from None
+        values.append(picked)
+        for number in weighty:
+            weight += _weight(picked[number])
+        if len(values) >= most or weight >= most_bytes:
+            break
     return values
+
+
+_WEIGHTY = (String, LargeBinary, JSON, ARRAY)
+"""Types whose values have any size; other values have a few bytes, which the number of rows bounds."""
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value has: characters for text, and the length of its `repr` for what is nested."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return 0 if value is None else len(repr(value))
 
 
 def _digest(shape: Shape, values: list[Values]) -> str:

@@ -92,7 +92,7 @@ class Copy:
         if any(column.name not in known or _INSERT.fullmatch(known[column.name][0]) for column in shape.columns):
             return None
         kinds, oids = zip(*[known[column.name] for column in shape.columns], strict=True)
-        binary = all(map(_BINARY.fullmatch, kinds))
+        binary = backend.BINARY_COPY and all(map(_BINARY.fullmatch, kinds))
         names = ", ".join(sql.Identifier(column.name).as_string(None) for column in shape.columns)
         return cls(
             f"COPY {table} ({names}) FROM STDIN{' (FORMAT BINARY)' if binary else ''}",

@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL
 from ...settings import URL_SCHEME
 from . import HOME, Cluster, ClusterError, NodeStatus, write_private
 from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node
+from .process import Process
 from .programs import can_reach, find_programs, publish, server_user
 from .server import Server
 
@@ -81,7 +82,7 @@ class Processes(Cluster):
             state = self._load()
             if state is None or not state.created:
                 state = self._create()
-            self._start(state, [node for node in NODES if not self._server(state, node).is_ready()])
+            self._start(state, [node for node in NODES if not self._process(state, node).is_ready()])
             if not state.wired:
                 self._wire({node.name: self._dsn(state, node) for node in NODES})
                 state.wired = True
@@ -92,7 +93,7 @@ class Processes(Cluster):
         """Stop all nodes and keep their data."""
         with self._locked():
             if state := self._load():
-                self._stop(state, NODES, signal.SIGINT)
+                self._stop(state, self._everything, signal.SIGINT)
 
     def destroy(self) -> None:
         """Stop all nodes and delete their data."""
@@ -100,7 +101,7 @@ class Processes(Cluster):
             return
         with self._locked():
             if state := self._load():
-                self._stop(state, NODES, signal.SIGQUIT)
+                self._stop(state, self._everything, signal.SIGQUIT)
             shutil.rmtree(self._data, ignore_errors=True)
             for name in ("state.json", "env", "kind"):
                 (self.home / name).unlink(missing_ok=True)
@@ -113,7 +114,7 @@ class Processes(Cluster):
                 node.name,
                 self._role(state, node) if state else node.role,
                 state.ports.get(node.name, node.port) if state else node.port,
-                "up" if state and self._server(state, node).is_ready() else "down",
+                "up" if state and self._process(state, node).is_ready() else "down",
             )
             for node in NODES
         ]
@@ -128,7 +129,7 @@ class Processes(Cluster):
         with self._locked():
             state = self._existing()
             node = find_node(name)
-            if not self._server(state, node).is_ready():
+            if not self._process(state, node).is_ready():
                 self._start(state, [node])
             self._publish()
 
@@ -149,6 +150,11 @@ class Processes(Cluster):
         }
 
     # What links the nodes ---------------------------------------------------------------------------------------
+
+    @property
+    def _everything(self) -> Sequence[Node]:
+        """All that runs, in the order in which it is stopped."""
+        return NODES
 
     @abstractmethod
     def _settings(self, node: Node) -> Mapping[str, object]:
@@ -209,6 +215,16 @@ class Processes(Cluster):
             return state
         raise ClusterError(f"There is no cluster in {self.home}. Start one with `up`.")
 
+    def _process(self, state: State, node: Node) -> Process:
+        """What answers on a node's port."""
+        return self._server(state, node)
+
+    def _configure(self, state: State, node: Node) -> None:
+        """Write what the process reads when it starts."""
+        self._server(state, node).configure(
+            {**SETTINGS, **self._settings(node), "port": state.ports[node.name], "cluster_name": node.name}
+        )
+
     def _server(self, state: State, node: Node) -> Server:
         return Server(
             programs=Path(state.programs),
@@ -225,28 +241,37 @@ class Processes(Cluster):
         )
 
     def _create(self) -> State:
-        """Initialize the first node, give it what every node has, and clone it."""
+        """Make the first node, and clone it."""
+        state = self._new_state()
+        first, *others = NODES
+        self._make(state, first)
+        self._clone(self._server(state, first), [self._server(state, node) for node in others])
+        state.created = True
+        return state
+
+    def _new_state(self) -> State:
+        """A state for a cluster that does not exist yet, of which nothing runs."""
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = State(str(self._programs()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
         # Left by a creation that was interrupted, or whose state somebody deleted.
-        self._stop(state, NODES, signal.SIGQUIT)
-        first, *others = NODES
-        server = self._server(state, first)
+        self._stop(state, self._everything, signal.SIGQUIT)
+        return state
+
+    def _make(self, state: State, node: Node) -> None:
+        """Initialize a server, give it what every node has, and stop it."""
+        server = self._server(state, node)
         server.give(self._data)
         server.initialize(superuser=SUPERUSER, password=state.superuser_password)
-        self._start(state, [first])
-        with psycopg.connect(self._dsn(state, first, "postgres"), autocommit=True) as connection:
+        self._start(state, [node])
+        with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
             role = sql.Identifier(DATABASE)
             connection.execute(
                 sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(state.application_password))
             )
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
-        with psycopg.connect(self._dsn(state, first), autocommit=True) as connection:
+        with psycopg.connect(self._dsn(state, node), autocommit=True) as connection:
             self._prepare(connection)
-        self._stop(state, [first], signal.SIGINT)
-        self._clone(server, [self._server(state, node) for node in others])
-        state.created = True
-        return state
+        self._stop(state, [node], signal.SIGINT)
 
     def _programs(self) -> Path:
         programs = find_programs()
@@ -258,8 +283,7 @@ class Processes(Cluster):
 
     def _start(self, state: State, nodes: Sequence[Node]) -> None:
         """Start `nodes`, moving to other ports when theirs are taken."""
-        if not Path(state.programs, "postgres").exists():
-            state.programs = str(self._programs())
+        self._find_again(state)
         for _ in range(5):
             if not nodes:
                 return
@@ -267,15 +291,19 @@ class Processes(Cluster):
             self._write_services(state)
             self._save(state)
             for node in nodes:
-                self._server(state, node).configure(
-                    {**SETTINGS, **self._settings(node), "port": state.ports[node.name], "cluster_name": node.name}
-                )
-            started = [(node, self._server(state, node), self._server(state, node).spawn()) for node in nodes]
-            nodes = [node for node, server, process in started if not server.wait_until_ready(process)]
+                self._configure(state, node)
+            processes = {node: self._process(state, node) for node in nodes}
+            started = {node: process.spawn() for node, process in processes.items()}
+            nodes = [node for node in nodes if not processes[node].wait_until_ready(started[node])]
             if nodes:
                 time.sleep(0.3)
-        logs = ", ".join(str(self._server(state, node).log) for node in nodes)
+        logs = ", ".join(str(self._process(state, node).log) for node in nodes)
         raise ClusterError(f"{', '.join(node.name for node in nodes)} did not start; the reason is in {logs}")
+
+    def _find_again(self, state: State) -> None:
+        """Look for the programs anew if they have moved, as they do with a new environment."""
+        if not Path(state.programs, "postgres").exists():
+            state.programs = str(self._programs())
 
     def _choose_ports(self, state: State, nodes: Sequence[Node]) -> None:
         """Keep each node's port while it is free, else take a spare one."""
@@ -298,11 +326,11 @@ class Processes(Cluster):
                 )
 
     def _stop(self, state: State, nodes: Sequence[Node], number: signal.Signals) -> None:
-        servers = [self._server(state, node) for node in nodes]
-        signalled = [(server, server.signal(number)) for server in servers]
-        for server, pid in signalled:
+        processes = [self._process(state, node) for node in nodes]
+        signalled = [(process, process.signal(number)) for process in processes]
+        for process, pid in signalled:
             if pid is not None:
-                server.wait_until_gone(pid)
+                process.wait_until_gone(pid)
 
     def _write_services(self, state: State) -> None:
         path = self._data / "service.conf"
@@ -320,6 +348,13 @@ class Processes(Cluster):
             # Whoever else would have to confirm may not be there yet.
             options="-c synchronous_commit=local",
         )
+
+
+def answers(port: int) -> bool:
+    """Whether somebody takes connections on a port of this machine."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_free(port: int) -> bool:

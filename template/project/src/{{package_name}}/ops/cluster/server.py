@@ -3,32 +3,39 @@
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import ClusterError
-
-STOP_TIMEOUT = 20.0
-"""Seconds a server gets to shut down; a fast shutdown of an idle one takes 0.03."""
+from .process import STOP_TIMEOUT, Process, is_zombie
 
 READY_TIMEOUT = 30.0
 """Seconds a server gets to accept connections; crash recovery of a small one takes 0.1."""
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server with its data directory. It keeps no state of its own: `postmaster.pid` in the data directory is the truth."""
+class Server(Process):
+    """A server with its data directory."""
 
     programs: Path
     data: Path
     log: Path
     user: pwd.struct_passwd | None
     environment: Mapping[str, str]
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by the server itself."""
+        return self.data / "postmaster.pid"
+
+    @property
+    def mark(self) -> str:
+        """Its data directory."""
+        return str(self.data)
 
     def initialize(self, *, superuser: str, password: str) -> None:
         """Create the data directory."""
@@ -68,7 +75,7 @@ class Server:
         self.give(file)
 
     def spawn(self) -> "subprocess.Popen[bytes]":
-        """Start the server without waiting for it."""
+        """Start it without waiting for it."""
         self._forget_zombie()
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -94,7 +101,7 @@ class Server:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 return False
-            lines = self._pid_file()
+            lines = self.recorded()
             # The eighth line is written when the server accepts connections (src/include/utils/pidfile.h).
             if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 # The server is to outlive this process; left at None, Popen would complain about that.
@@ -103,38 +110,10 @@ class Server:
             time.sleep(0.005)
         raise ClusterError(f"PostgreSQL in {self.data} is not ready after {READY_TIMEOUT:.0f} s; its log is {self.log}")
 
-    def pid(self) -> int | None:
-        """The process id of the running server, or None."""
-        with suppress(ValueError, IndexError):
-            pid = int(self._pid_file()[0])
-            if _is_running(pid) and self._is_ours(pid):
-                return pid
-        return None
-
     def is_ready(self) -> bool:
         """Whether the server runs and accepts connections."""
-        lines = self._pid_file()
+        lines = self.recorded()
         return self.pid() is not None and len(lines) > 7 and lines[7].strip() == "ready"
-
-    def signal(self, number: signal.Signals) -> int | None:
-        """Send a signal to the server: SIGINT is a fast shutdown, SIGQUIT an immediate one."""
-        pid = self.pid()
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        return pid
-
-    def wait_until_gone(self, pid: int) -> None:
-        """Wait for the process that `signal` named.
-
-        Raises:
-            ClusterError: it is still there.
-        """
-        deadline = time.monotonic() + STOP_TIMEOUT
-        while _is_running(pid) and self._pid_file():
-            if time.monotonic() > deadline:
-                raise ClusterError(f"PostgreSQL (process {pid}) does not stop; its log is {self.log}")
-            time.sleep(0.005)
 
     def tool(self, name: str, *arguments: str) -> str:
         """Run one of PostgreSQL's programs as the server's user; returns what it prints.
@@ -174,20 +153,6 @@ class Server:
         shutil.rmtree(self.data, ignore_errors=True)
         fresh.rename(self.data)
 
-    def _pid_file(self) -> Sequence[str]:
-        try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
-        except OSError:
-            return ()
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether the process is a server on our data directory, not a stranger who inherited its number."""
-        if not Path("/proc/self").exists():
-            return True
-        with suppress(OSError):
-            return str(self.data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        return False
-
     def _forget_zombie(self) -> None:
         """Remove the pid file of a killed server whose parent has not collected it, and perhaps never will.
 
@@ -195,32 +160,13 @@ class Server:
         the file may go only when none of them is left.
         """
         with suppress(ValueError, IndexError, OSError):
-            pid = int(self._pid_file()[0])
+            pid = int(self.recorded()[0])
             deadline = time.monotonic() + STOP_TIMEOUT
-            while _is_zombie(pid) and time.monotonic() < deadline:
+            while is_zombie(pid) and time.monotonic() < deadline:
                 if not any(_works_in(process, self.data) for process in Path("/proc").glob("[0-9]*")):
-                    (self.data / "postmaster.pid").unlink()
+                    self.pid_file.unlink()
                     return
                 time.sleep(0.02)
-
-
-def _is_running(pid: int) -> bool:
-    # A server that this very process started stays a zombie until it is waited for.
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
 
 
 def _works_in(process: Path, folder: Path) -> bool:

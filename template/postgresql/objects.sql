@@ -1,42 +1,4 @@
-"""What a node's schema is, as a catalogue of definitions that can be compared with another node's."""
-
-from collections.abc import Mapping
-
-from sqlalchemy import Connection, text
-
-from .topology import SYSTEM_SCHEMAS
-
-SCRATCH_PREFIX = "_verify_"
-"""Schemas that `verify` makes and drops; they belong to no migration."""
-
-
-def read_schema(connection: Connection) -> dict[str, str]:
-    """Every object of the application by name, with its definition; not what software of the cluster brought along."""
-    return {
-        name: definition
-        for schema, name, definition in connection.execute(text(_OBJECTS))
-        if schema not in SYSTEM_SCHEMAS and not schema.startswith(SCRATCH_PREFIX)
-    }
-
-
-def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Where the nodes disagree, a line for each object, naming the nodes; empty if they agree."""
-    found = []
-    for name in sorted({name for schema in schemas.values() for name in schema}):
-        lacking = [node for node, schema in schemas.items() if name not in schema]
-        definitions = {schema[name] for schema in schemas.values() if name in schema}
-        if lacking:
-            having = [node for node in schemas if node not in lacking]
-            found.append(f"{name} is missing on {', '.join(lacking)} and exists on {', '.join(having)}")
-        elif len(definitions) > 1:
-            found.append(
-                f"{name} differs: " + "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
-            )
-    return found
-
-
-# Objects of extensions are left out by pg_depend ("e"), internal ones by their schema.
-_OBJECTS = """
+    -- Objects of extensions are left out by pg_depend ("e"), internal ones by their schema.
     WITH own AS (
         SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
     ), extension AS (
@@ -91,4 +53,3 @@ _OBJECTS = """
            (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum AS e WHERE e.enumtypid = t.oid)
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
     WHERE t.typtype = 'e'
-"""

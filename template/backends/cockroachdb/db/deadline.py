@@ -1,0 +1,1 @@
+{% include 'template/postgresql/deadline.py' %}

@@ -1,0 +1,126 @@
+"""The stand-in for CockroachDB: one PostgreSQL at SERIALIZABLE behind three names.
+
+Every node is a gateway, a small process with a port of its own that leads to the same server. So every node serves all the data,
+there is one history, a lost race is refused with the same 40001, and whoever talks to a node that is stopped or killed finds his
+connection broken, perhaps in the middle of a COMMIT. What it cannot show is what happens to the data when a node is lost: there is
+only one copy. `native.py` runs real nodes, if there is a program to run.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import psycopg
+
+from . import ClusterError, write_private
+from .nodes import NODES, Node
+from .process import Process
+from .processes import Processes, State, answers
+from .server import READY_TIMEOUT
+
+SERVER = Node("server", 0, "server", 26256)
+"""The one PostgreSQL behind the nodes."""
+
+
+class Embedded(Processes):
+    """Gateways as processes of this machine, and the server behind them."""
+
+    kind = "embedded"
+
+    @property
+    def _everything(self) -> Sequence[Node]:
+        return (*NODES, SERVER)
+
+    def _settings(self, node: Node) -> Mapping[str, object]:
+        return {
+            "default_transaction_isolation": "serializable",
+            # Of three nodes together.
+            "max_connections": 300,
+            "max_pred_locks_per_transaction": 256,
+        }
+
+    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        connection.execute(files(__package__).joinpath("stand_in.sql").read_bytes())
+
+    def _wire(self, nodes: Mapping[str, str]) -> None:
+        """Nothing to link: there is one server."""
+
+    def _create(self) -> State:
+        state = self._new_state()
+        self._make(state, SERVER)
+        state.created = True
+        return state
+
+    def _process(self, state: State, node: Node) -> Process:
+        if node == SERVER:
+            return self._server(state, node)
+        ports = (state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0))
+        return Gateway(node, *ports, log=self._data / f"{node.name}.log")
+
+    def _configure(self, state: State, node: Node) -> None:
+        if node == SERVER:
+            super()._configure(state, node)
+
+    def _start(self, state: State, nodes: Sequence[Node]) -> None:
+        if not self._server(state, SERVER).is_ready():
+            super()._start(state, [SERVER])
+        super()._start(state, [node for node in nodes if not self._process(state, node).is_ready()])
+
+
+@dataclass(frozen=True)
+class Gateway(Process):
+    """A node: the program is `gateway.py`."""
+
+    node: Node
+    port: int
+    server_port: int
+    log: Path
+
+    @property
+    def pid_file(self) -> Path:
+        """Written when it is started."""
+        return self.log.with_suffix(".pid")
+
+    @property
+    def mark(self) -> str:
+        """The ports are nobody else's."""
+        return "\0".join(self._command[2:])
+
+    @property
+    def _command(self) -> list[str]:
+        program = Path(__file__).with_name("gateway.py")
+        numbers = (self.node.number, self.port, self.server_port)
+        return [sys.executable, "-I", str(program), self.node.name, *map(str, numbers)]
+
+    def spawn(self) -> "Popen[bytes]":
+        """Start it without waiting for it."""
+        with self.log.open("ab") as log:
+            process = Popen(self._command, stdin=DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
+        write_private(self.pid_file, f"{process.pid}\n")
+        return process
+
+    def wait_until_ready(self, process: "Popen[bytes]") -> bool:
+        """Wait for what was spawned; False if it ended instead, as it does when its port was taken meanwhile."""
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                return False
+            if answers(self.port):
+                # It is to outlive this process; left at None, Popen would complain about that.
+                process.returncode = 0
+                return True
+            time.sleep(0.005)
+        raise ClusterError(f"{self.node.name} is not ready after {READY_TIMEOUT:.0f} s; its log is {self.log}")
+
+    def is_ready(self) -> bool:
+        """Whether it runs and leads to a server that answers."""
+        return self.pid() is not None and answers(self.port) and answers(self.server_port)
+
+    def signal(self, number: signal.Signals) -> int | None:
+        """Stop it, however gently it was meant: it has nothing to finish."""
+        return super().signal(signal.SIGKILL)

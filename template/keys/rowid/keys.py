@@ -1,0 +1,38 @@
+"""Primary keys made by the node that takes the row: 64 bits, ordered by time, unique over all nodes without talking to them.
+
+`unique_rowid()` puts 48 bits of time before 15 of the node's number. It is what CockroachDB makes of SERIAL, so SQLAlchemy knows the
+column as one that counts by itself: a thousand new objects are one INSERT. Keys that grow with time have a price: new rows
+of a table all go to its last range, and one node decides for it. For a table that takes thousands of rows a second use UUIDs.
+"""
+
+from typing import TypeAlias
+
+from sqlalchemy import BigInteger, Connection
+from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+
+Key: TypeAlias = int
+"""What a primary key is in Python; beyond 2**53, so send it to JavaScript as a string."""
+
+
+def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
+    """A column filled with `unique_rowid()`. Use it where `Keyed` does not fit, as in a composite key."""
+    return mapped_column(BigInteger, autoincrement=True, primary_key=primary_key)
+
+
+class Keyed:
+    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """The primary key."""
+        return key_column()
+
+
+def claim_node(connection: Connection, number: int) -> None:
+    """Nothing to do: the node puts its own number into every key."""
+
+
+def misplaced(connection: Connection, number: int) -> list[str]:
+    """The sequences that could hand out another node's keys: there are no sequences."""
+    return []
