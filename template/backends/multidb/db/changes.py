@@ -10,6 +10,7 @@ Triggers keep `changed_in` and note what was deleted (`install`), whoever writes
 from typing import Any
 
 from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.types import UserDefinedType
 
@@ -22,6 +23,10 @@ class TransactionNumber(UserDefinedType[str]):
     def get_col_spec(self, **_: Any) -> str:
         """Its name in SQL."""
         return "xid8"
+
+
+# What Alembic reads back from the database is then compared by type, like any other column.
+ischema_names["xid8"] = TransactionNumber
 
 
 class Changing:

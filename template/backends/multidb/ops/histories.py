@@ -73,18 +73,16 @@ class History:
             except DBAPIError as error:
                 raise MigrationError(f"{self.place.name}: the revision failed: {str(error.orig).strip()}") from error
 
-    def downgrade(self) -> None:
-        """Go back to before the first revision."""
-        with self._connection() as connection, self._environment("base", back=True) as environment:
-            environment.configure(connection=connection)
-            with environment.begin_transaction():
-                environment.run_migrations()
+    def go_to(self, revision: str) -> None:
+        """Go to an older revision, the newest first, in one transaction."""
+        if self.version() != revision:
+            self._run(revision, back=True)
 
-    def _run(self, revision: str) -> None:
+    def _run(self, revision: str, *, back: bool = False) -> None:
         with (
             self._connection() as connection,
             self._alone(connection),
-            self._environment(revision, back=False) as environment,
+            self._environment(revision, back=back) as environment,
         ):
             environment.configure(connection=connection)
             with environment.begin_transaction():
