@@ -29,7 +29,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Column, Connection, DateTime, MetaData, String, Table, Uuid, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from . import backend
 from .database import Database, inside_work, refuse_nesting
@@ -184,16 +184,19 @@ class _Attempt:
                     # It voted no and has rolled back: there is nothing left to undo.
                     del self.prepared[name]
                 raise
+            # What is prepared belongs to no session any more; the connection is needed again to finish it.
+            unit.end()
             self.plan.on_step(f"prepared {name}")
 
     def decide(self) -> None:
         """Write the decision and commit it, with the work on the log's own database."""
         forgettable = self._claim_finished()
         row = {"id": self.id, "outcome": "commit"}
+        write = insert(decision).values(row)
+        if forgettable:
+            write = write.add_cte(delete(decision).where(decision.c.id.in_(forgettable)).cte("forgotten"))
         try:
-            if forgettable:
-                self.log.execute(delete(decision).where(decision.c.id.in_(forgettable)))
-            self.log.execute(insert(decision).values(row))
+            self.log.execute(write)
         except IntegrityError as error:
             raise NodeUnavailable(
                 f"{self.plan.log_name} was away, and `recover` has rolled this back meanwhile", node=self.plan.log_name
@@ -222,7 +225,7 @@ class _Attempt:
         for name, gid in self.prepared.items():
             try:
                 _finish(self.plan.databases[name], gid, "commit", patience=PATIENCE)
-            except (DBAPIError, NodeUnavailable) as error:
+            except SQLAlchemyError as error:
                 logger.error("%s is committed, but %s does not know yet: %s", gid, name, first_line(error))
                 pending.append((name, error))
             else:
@@ -244,7 +247,7 @@ class _Attempt:
         for name, gid in self.prepared.items():
             try:
                 _finish(self.plan.databases[name], gid, "rollback", patience=0)
-            except (DBAPIError, NodeUnavailable) as error:
+            except SQLAlchemyError as error:
                 logger.warning("%s on %s is left for `recover` to roll back: %s", gid, name, first_line(error))
 
     def end(self) -> None:
@@ -348,7 +351,7 @@ def recover(
         for name, gid in one.prepared.items():
             try:
                 ours = _finish(databases[name], gid, outcome, patience=PATIENCE)
-            except (DBAPIError, NodeUnavailable) as error:
+            except SQLAlchemyError as error:
                 unreachable[name] = first_line(error)
                 continue
             if ours and one.id not in done:
