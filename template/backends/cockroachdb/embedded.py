@@ -18,6 +18,7 @@ from subprocess import DEVNULL, Popen
 import psycopg
 
 from . import ClusterError, write_private
+from .native import Native, find_program
 from .nodes import NODES, Node
 from .process import Process
 from .processes import Processes, State, answers
@@ -70,6 +71,11 @@ class Embedded(Processes):
         if not self._server(state, SERVER).is_ready():
             super()._start(state, [SERVER])
         super()._start(state, [node for node in nodes if not self._process(state, node).is_ready()])
+
+
+def default_kind() -> str:
+    """The kind of cluster for who names none: real nodes where there is a program to run."""
+    return Native.kind if find_program() else Embedded.kind
 
 
 @dataclass(frozen=True)

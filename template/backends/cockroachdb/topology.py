@@ -20,7 +20,7 @@ from ..db.retry import sqlstate_of
 OPERATIONS = "operations"
 """The schema of what belongs to no revision."""
 
-SYSTEM_SCHEMAS = frozenset({"crdb_internal", "pg_extension", OPERATIONS})
+SYSTEM_SCHEMAS = frozenset({"pg_extension", OPERATIONS})
 """Schemas that belong to the cluster's software and to its operations, not to the application."""
 
 PATIENCE = 60.0
@@ -65,8 +65,8 @@ def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
 
 
 def node_number(connection: Connection) -> int:
-    """The number of a node, for keys that carry one: the cluster gives it itself."""
-    return int(connection.scalar(text("SELECT crdb_internal.node_id()")) or 0)
+    """The number of a node, for keys that carry one: the same for all, since the cluster numbers its nodes itself."""
+    return 1
 
 
 def links(connections: Mapping[str, Connection]) -> list[Link]:
@@ -77,12 +77,25 @@ def links(connections: Mapping[str, Connection]) -> list[Link]:
 def software(connection: Connection) -> str:
     """What a server calls itself."""
     driver_connection: Any = connection.connection.driver_connection
-    return backend.software(driver_connection) or "no CockroachDB"
+    return backend.software(driver_connection) or str(connection.scalar(text("SELECT version()")))
 
 
 def is_stand_in(connection: Connection) -> bool:
     """Whether one PostgreSQL stands in for the cluster."""
     return software(connection).startswith("stand-in")
+
+
+def internals(connection: Connection) -> str:
+    """The schema in which the cluster tells about itself, opened for this session.
+
+    What is in there may change from version to version, so CockroachDB 26 wants to be told that one knows.
+    """
+    known = "SELECT count(*) FROM pg_settings WHERE name = 'allow_unsafe_internals'"
+    if connection.scalar(text(known)):
+        connection.execute(text("SET allow_unsafe_internals = true"))
+    # Servers of the same line may call it otherwise.
+    found = "SELECT nspname FROM pg_namespace WHERE right(nspname::text, 9) = '_internal'"
+    return str(connection.scalar(text(found)) or "crdb_internal")
 
 
 def unreplicable_tables(connection: Connection) -> list[tuple[str, str]]:

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes one cluster of the nodes, once, and gives it the database, the users and what they may do. Runs at each `up`, and changes
+# only what is missing or different.
+set -euo pipefail
+
+# Always the same node: two that are told to begin would begin two clusters.
+first=${NODES%% *}
+
+sql() { # OPTION…
+  /cockroach/cockroach sql ${ACCESS} --host="$first:26257" --set=errexit=true "$@"
+}
+
+# It listens before it belongs to a cluster, but not at once.
+for _ in $(seq 120); do
+  if said=$(/cockroach/cockroach init ${ACCESS} --host="$first:26257" 2>&1); then
+    break
+  fi
+  case $said in
+    *"already been initialized"*) said= && break ;;
+  esac
+  sleep 0.5
+done
+for _ in $(seq 120); do
+  if answer=$(sql --execute='SELECT 1' 2>&1); then
+    break
+  fi
+  sleep 0.5
+done
+if ! sql --execute='SELECT 1' >/dev/null 2>&1; then
+  printf 'the nodes do not form a cluster.\n%s\n%s\n' "$said" "$answer" >&2
+  exit 1
+fi
+
+literal() { # VALUE, as a literal of SQL
+  printf "'%s'" "$(printf %s "$1" | sed "s/'/''/g")"
+}
+
+{
+  printf 'CREATE DATABASE IF NOT EXISTS "%s";\n' "$DATABASE"
+  printf 'CREATE USER IF NOT EXISTS "%s";\n' "$DATABASE"
+  if [ -e /run/secrets/app_password ]; then
+    printf 'CREATE USER IF NOT EXISTS operations;\nGRANT admin TO operations;\n'
+    printf 'ALTER USER "%s" WITH PASSWORD %s;\n' "$DATABASE" "$(literal "$(cat /run/secrets/app_password)")"
+    printf 'ALTER USER operations WITH PASSWORD %s;\n' "$(literal "$(cat /run/secrets/admin_password)")"
+    printf 'ALTER DATABASE "%s" OWNER TO "%s";\n' "$DATABASE" "$DATABASE"
+  else
+    printf 'GRANT ALL ON DATABASE "%s" TO "%s";\n' "$DATABASE" "$DATABASE"
+  fi
+  if [ -n "${COCKROACH_LICENSE:-}" ]; then
+    printf 'SET CLUSTER SETTING cluster.organization = %s;\n' "$(literal "${COCKROACH_ORGANIZATION:-}")"
+    printf 'SET CLUSTER SETTING enterprise.license = %s;\n' "$(literal "$COCKROACH_LICENSE")"
+  fi
+} | sql >/dev/null
+echo "the cluster is formed"

@@ -1,5 +1,7 @@
 """A connection that does not wait for ever, and that leads to CockroachDB and nowhere else."""
 
+import re
+from contextlib import closing, suppress
 from typing import Any, TypeVar
 
 from psycopg.abc import PQGen
@@ -62,12 +64,27 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
         return None
 
     @event.listens_for(engine, "connect")
-    def look(_dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+    def look(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         connection: Any = entry.driver_connection
-        if backend.software(connection) is None:
-            raise WrongNode(
-                f"{node} is no CockroachDB: the server there is PostgreSQL {connection.info.parameter_status('server_version')}, "
-                "or something like it. Correct its URL",
-                node=node,
-            )
         connection.silence = statement_timeout + GRACE if statement_timeout else 0.0
+        if backend.software(connection) is not None:
+            return
+        # A server of the same line that does not say which it is, and ignores without a word what it is asked for at login.
+        dbapi_connection.autocommit = True
+        with closing(dbapi_connection.cursor()) as cursor:
+            cursor.execute("SELECT version()")
+            software = str(cursor.fetchone()[0])
+            if software.startswith("PostgreSQL"):
+                dbapi_connection.close()
+                raise WrongNode(
+                    f"{node} is no CockroachDB: the server there is {' '.join(software.split()[:2])}. Correct its URL",
+                    node=node,
+                )
+            for name, value in _OPTION.findall(connection.info.options):
+                # What it does not know it cannot keep.
+                with suppress(engine.dialect.loaded_dbapi.Error):
+                    cursor.execute(f"SET {name} = {value}")
+        dbapi_connection.autocommit = False
+
+
+_OPTION = re.compile(r"-c (\w+)=(\w+)")

@@ -5,16 +5,17 @@ import secrets
 import threading
 import time
 from abc import abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from statistics import median
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from ...db import AmbiguousCommit, Database, DatabaseError, Key, UnitOfWork, keys
+from ...db import AmbiguousCommit, Database, DatabaseError, Key, RetryPolicy, UnitOfWork, keys
 from ..cluster import Cluster
 from ..connections import Unreachable, connect, connect_all
 from ..migrate import load_config, version_of
@@ -286,6 +287,9 @@ class SurvivesALoss(Check):
     limit: ClassVar[float] = 60.0
 
     WRITERS: ClassVar[int] = 4
+    """Half of them leave a doubt to whoever asked; the other half settle it by looking whether the row is there."""
+    DEADLINE: ClassVar[float] = 10.0
+    """Seconds for which a write is tried."""
     BEFORE: ClassVar[float] = 0.5
     AFTER: ClassVar[float] = 1.0
     """Seconds of load before the loss, and after each step."""
@@ -303,16 +307,19 @@ class SurvivesALoss(Check):
         if subject.cluster is None:
             return Finding(Status.SKIP, "only a local cluster can be hurt")
         database = subject.scratch.database
+        options = database.options(retry=RetryPolicy(deadline=self.DEADLINE))
         finished = threading.Event()
+        doubts_before = database.counters.snapshot().get("ambiguous", 0)
 
         def write(writer: int) -> tuple[list[tuple[float, str]], list[str], list[str]]:
+            work = replace(options, idempotent=writer % 2 == 1)
             acknowledged: list[tuple[float, str]] = []
             doubtful: list[str] = []
             failed: list[str] = []
             while not finished.is_set():
                 name = f"{writer}-{len(acknowledged)}-{len(doubtful)}-{secrets.token_hex(4)}"
                 try:
-                    database.run(mark, name)
+                    work.run(mark_once if work.idempotent else mark, name)
                 except AmbiguousCommit:
                     doubtful.append(name)
                 except (DatabaseError, DBAPIError) as error:
@@ -343,26 +350,32 @@ class SurvivesALoss(Check):
         with connect_all(subject.admin_urls) as connections:
             fence(connections)
             found = {
-                node: set(view.scalars(select(Marker.origin)))
+                node: Counter(view.scalars(select(Marker.origin)))
                 for node, view in in_scratch(subject, connections).items()
             }
-        missing = {node: len(names - there) for node, there in found.items() if names - there}
+        missing = {node: len(names - there.keys()) for node, there in found.items() if names - there.keys()}
+        twice = {node: sum(there[name] > 1 for name in names | doubtful) for node, there in found.items()}
         happened = len(doubtful.intersection(*found.values()))
+        settled = database.counters.snapshot().get("ambiguous", 0) - doubts_before - len(doubtful)
         evidence = {
             "acknowledged": len(names),
             "ambiguous": len(doubtful),
             "ambiguous_that_happened": happened,
+            "settled": settled,
             "failed": failed[:5],
             "gap_s": round(gap, 3),
         }
         if missing:
             lost = ", ".join(f"{count} on {node}" for node, count in missing.items())
             return Finding(Status.FAIL, f"{what}; of {len(names)} acknowledged writes are missing: {lost}", evidence)
+        if any(twice.values()):
+            return Finding(Status.FAIL, f"{what}; writes that were made twice: {twice}", evidence)
         if failed:
             return Finding(Status.FAIL, f"{what}; {len(failed)} writes failed: {failed[0]}", evidence)
         return Finding(
             Status.PASS,
-            f"{what}; {len(names)} acknowledged writes, none lost, gap {gap:.2f} s, {len(doubtful)} ambiguous",
+            f"{what}; {len(names)} acknowledged writes, none lost, none twice, gap {gap:.2f} s, "
+            f"{len(doubtful)} ambiguous, {settled} settled",
             evidence,
         )
 
@@ -403,6 +416,12 @@ def mark(unit: UnitOfWork, origin: str) -> Key:
     unit.add(marker)
     unit.flush()
     return marker.id
+
+
+def mark_once(unit: UnitOfWork, origin: str) -> Key:
+    """As `mark`, unless it is there already."""
+    made = unit.scalar(select(Marker.id).where(Marker.origin == origin))
+    return mark(unit, origin) if made is None else made
 
 
 def _mark_many(unit: UnitOfWork, origin: str, count: int) -> list[Key]:

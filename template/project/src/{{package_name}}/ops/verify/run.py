@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 
 from ...db.retry import first_line, sqlstate_of
 from ..cluster import Cluster
-from .backend_checks import CHAOS, CHECKS
+from .backend_checks import CHAOS, CHECKS, unproven
 from .check import Check, Finding, Status, Subject
 from .checks import GENERAL, EveryNodeAnswers, NothingIsLeftBehind
 
@@ -28,6 +28,8 @@ class Answer:
     check: type[Check]
     finding: Finding
     duration: float
+    is_blocked: bool = False
+    """Whether it was not asked, because another one failed."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ def verify(
     subject = Subject(urls, admin_urls, project, seed, cluster)
     started = datetime.now(UTC)
     answers: list[Answer] = []
+    excused = unproven(subject)
     try:
         for check in checks:
             on_start(check)
-            answers.append(_answer(check, subject, answers))
+            if reason := excused.get(check.__name__):
+                answers.append(Answer(check, Finding(Status.SKIP, reason), 0.0))
+            else:
+                answers.append(_answer(check, subject, answers))
     finally:
         # Also when somebody has had enough of waiting.
         if subject.has_scratch:
@@ -73,10 +79,10 @@ def _answer(check: type[Check], subject: Subject, before: Sequence[Answer]) -> A
     unmet = [
         answer.check.__name__
         for answer in before
-        if answer.check.__name__ in check.requires and answer.finding.status in (Status.FAIL, Status.SKIP)
+        if answer.check.__name__ in check.requires and (answer.finding.status is Status.FAIL or answer.is_blocked)
     ]
     if unmet:
-        return Answer(check, Finding(Status.SKIP, f"needs {', '.join(unmet)}"), 0.0)
+        return Answer(check, Finding(Status.SKIP, f"needs {', '.join(unmet)}"), 0.0, is_blocked=True)
     started = time.monotonic()
     findings: list[Finding] = []
     problem = _within(lambda: findings.append(check().run(subject)), check.limit)
