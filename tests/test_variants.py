@@ -147,6 +147,21 @@ OF_BACKEND = {
         tests/test_outbox.py
         tests/test_twophase.py
     """,
+    "tenants": """
+        cluster/roles.sql
+        cluster/secrets.sh
+        src/shop/db/budget.py
+        src/shop/db/registry.py
+        src/shop/db/tenants.py
+        src/shop/ops/commands.py
+        src/shop/ops/moving.py
+        src/shop/ops/provisioning.py
+        src/shop/ops/tenant_migrations.py
+        tests/tenancy.py
+        tests/test_moving.py
+        tests/test_provisioning.py
+        tests/test_tenants.py
+    """,
     "pgedge": """
         cluster/links.sh
         cluster/node.sql

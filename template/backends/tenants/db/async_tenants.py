@@ -1,0 +1,249 @@
+class AsyncRegistry:
+    """The registry, asked from an event loop."""
+
+    def __init__(self, url: URL, *, timeouts: Timeouts | None = None, application_name: str = "") -> None:
+        self._database = AsyncDatabase(
+            {"registry": url}, pool=REGISTRY_POOL, timeouts=timeouts, application_name=application_name
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._database!r})"
+
+    async def find(self, name: str) -> Placement:
+        """As `Registry.find`."""
+        return answer(name, await self._ask(question(name)))
+
+    async def active(self) -> list[str]:
+        """As `Registry.active`."""
+        return [row.name for row in await self._ask(ACTIVE)]
+
+    async def dispose(self) -> None:
+        """Close every pooled connection."""
+        await self._database.dispose()
+
+    async def _ask(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        for is_last in (False, True):
+            try:
+                async with self._database.session(readonly=True) as session:
+                    found: Sequence[Row[Any]] = (await session.execute(statement)).all()
+                    return found
+            except NodeUnavailable as error:
+                raise silent(error) from error
+            except DBAPIError as error:
+                if is_last or not error.connection_invalidated:
+                    raise
+        raise AssertionError
+
+
+class AsyncTenants:
+    """`Tenants` for asyncio, for one event loop: what is decided, and when, is the same."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, URL],
+        registry: URL,
+        *,
+        connections: int = 20,
+        keep_open: int = 500,
+        pool: PoolLimits | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        application_name: str = "",
+    ) -> None:
+        """As `Tenants`."""
+        self.retry = retry or RetryPolicy()
+        self.counters = Counters()
+        self._servers = dict(servers)
+        self._registry = AsyncRegistry(registry, timeouts=timeouts, application_name=application_name)
+        limits = pool or PoolLimits()
+        self._budgets = {server: AsyncServerBudget(server, connections, timeout=limits.timeout) for server in servers}
+        self._limits = {
+            server: replace(limits, size=connections, overflow=0, poolclass=budget.pool_class())
+            for server, budget in self._budgets.items()
+        }
+        self._timeouts = timeouts
+        self._application_name = application_name
+        self._kept: OpenDatabases[AsyncDatabase] = OpenDatabases(keep_open)
+        self._databases: WeakValueDictionary[str, AsyncTenantDatabase] = WeakValueDictionary()
+
+    @classmethod
+    def from_settings(cls, settings: TenantSettings) -> Self:
+        """As the settings describe it."""
+        return cls(**tenant_options(settings))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self._budgets.values()))}; {self._registry!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.dispose()
+
+    async def dispose(self) -> None:
+        """Close every pooled connection, before the event loop ends."""
+        for entry in self._kept.clear():
+            await entry.database.dispose()
+        await self._registry.dispose()
+
+    def of(self, tenant: str | None = None) -> "AsyncTenantDatabase":
+        """As `Tenants.of`."""
+        name = chosen(tenant)
+        database = self._databases.get(name)
+        if database is None:
+            database = self._databases[name] = AsyncTenantDatabase(self, name)
+        return database
+
+    def options(
+        self,
+        *,
+        tenant: str | None = None,
+        idempotent: bool = False,
+        isolation: Isolation | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> AsyncOptions:
+        """As `Tenants.options`."""
+        return self.of(tenant).options(idempotent=idempotent, isolation=isolation, retry=retry)
+
+    def session(
+        self, *, tenant: str | None = None, readonly: bool = False, isolation: Isolation | None = None
+    ) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
+        """As `Tenants.session`."""
+        return self.options(tenant=tenant, isolation=isolation).session(readonly=readonly)
+
+    async def run(
+        self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `Tenants.run`, for an async function."""
+        return await self.of().run(work, *args, **kwargs)
+
+    async def read(
+        self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `run`, on a session that the server keeps from writing."""
+        return await self.of().read(work, *args, **kwargs)
+
+    async def run_sync(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, for a function that was written for a `Session`."""
+        return await self.of().run_sync(work, *args, **kwargs)
+
+    async def read_sync(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, for a function that was written for a `Session`."""
+        return await self.of().read_sync(work, *args, **kwargs)
+
+    async def names(self) -> list[str]:
+        """The tenants that are served, in order."""
+        return await self._registry.active()
+
+    @asynccontextmanager
+    async def each(
+        self,
+        work: Callable[[AsyncUnitOfWork], Awaitable[T]],
+        *,
+        tenants: Iterable[str] | None = None,
+        at_once: int = 8,
+    ) -> AsyncIterator[AsyncIterator[tuple[str, T]]]:
+        """What `await work(session)` returns for each tenant, on a session that only reads, in the order in which they end.
+
+            async with db.each(count) as answers:
+                async for tenant, number in answers: ...
+
+        Whoever leaves the block before the end is waited for by nobody: what still runs is cancelled.
+
+        Raises:
+            SomeTenantsFailed: in the end, if some did; the others' answers came before.
+        """
+        if at_once < 1:
+            raise MisuseError(f"at least one tenant is asked at a time, not {at_once}")
+        names = await self.names() if tenants is None else list(tenants)
+        room = asyncio.Semaphore(at_once)
+
+        async def ask(name: str) -> T:
+            async with room:
+                return await self.of(name).read(work)
+
+        tasks = {asyncio.create_task(ask(name)): name for name in names}
+
+        async def answers() -> AsyncIterator[tuple[str, T]]:
+            failures: dict[str, Exception] = {}
+            waiting = set(tasks)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if isinstance(error, Exception):
+                        failures[tasks[task]] = error
+                    else:
+                        yield tasks[task], task.result()
+            if failures:
+                raise SomeTenantsFailed(failures, len(names))
+
+        try:
+            yield answers()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin(self, name: str, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
+        deadline = time.monotonic() + SWITCH_PATIENCE
+        pause = FIRST_PAUSE
+        while True:
+            entry = await self._enter(name)
+            try:
+                return await entry.database._begin(route, isolation)
+            except NodeUnavailable as error:
+                entry.is_doubtful = True
+                raise away(entry.placement, error) from error
+            except DBAPIError as error:
+                if not is_login_refused(error):
+                    raise
+                self._kept.forget(entry)
+                await entry.database.dispose()
+                now = served(await self._registry.find(name))
+                if now.epoch == entry.placement.epoch:
+                    if now.target is None:
+                        raise
+                    if time.monotonic() > deadline:
+                        raise on_its_way(now, error) from error
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+            finally:
+                self._kept.release(entry)
+
+    async def _enter(self, name: str) -> Open[AsyncDatabase]:
+        entry, retired = self._kept.lease(name)
+        if entry is None:
+            entry, retired = self._kept.admit(served(await self._registry.find(name)), self._make)
+        for old in retired:
+            await old.database.dispose()
+        return entry
+
+    def _make(self, placement: Placement) -> AsyncDatabase:
+        return AsyncDatabase(
+            address_of(placement, self._servers),
+            pool=self._limits[placement.server],
+            timeouts=self._timeouts,
+            application_name=self._application_name,
+        )
+
+
+class AsyncTenantDatabase(AsyncDatabase):
+    """The database of one tenant, as `TenantDatabase`."""
+
+    def __init__(self, tenants: AsyncTenants, name: str) -> None:
+        super().__init__({}, retry=tenants.retry)
+        self.tenant = name
+        """Whose it is."""
+        self.counters = tenants.counters
+        self._tenants = tenants
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shown(self.tenant)})"
+
+    def engine(self, node: str) -> NoReturn:
+        """Refused, as by `TenantDatabase`."""
+        raise no_engine(self.tenant, node)
+
+    async def _begin(self, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
+        return await self._tenants._begin(self.tenant, route, isolation)

@@ -1,0 +1,216 @@
+"""One budget of connections for a server, however many databases are on it.
+
+A connection belongs to one database for life, so what databases can share is the right to have one. Where the server has none to
+spare, the idle connection that was not used for longest is closed to make room; one that is in use never is.
+"""
+
+{% if asyncio %}
+import asyncio
+{% endif %}
+import threading
+import time
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+from sqlalchemy import Pool
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.pool import ConnectionPoolEntry
+{% if asyncio %}
+from sqlalchemy.util import await_only
+{% endif %}
+
+
+class ServerBudget:
+    """As many connections as this process may have to one server, idle ones included. Thread-safe."""
+
+    def __init__(self, server: str, size: int, *, timeout: float) -> None:
+        """Open nothing yet.
+
+        Args:
+            server: its name, for messages.
+            size: how many connections.
+            timeout: seconds that one who needs a connection waits for it.
+        """
+        self.server = server
+        self.size = size
+        self._timeout = timeout
+        self._changed = threading.Condition()
+        self._open = 0
+        # The one that was used last at the end.
+        self._idle: OrderedDict[ConnectionPoolEntry, BudgetedPool] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.server}: {self._open} of {self.size} open, {len(self._idle)} idle)"
+
+    @property
+    def open(self) -> int:
+        """How many connections there are at this moment, idle ones included."""
+        return self._open
+
+    def pool_class(self) -> type["BudgetedPool"]:
+        """The pool for the engines of databases on this server: each has one of its own, and all keep to this budget."""
+
+        class PoolOfServer(BudgetedPool):
+            budget = self
+
+        return PoolOfServer
+
+    def take(self, pool: "BudgetedPool") -> ConnectionPoolEntry:
+        """An idle connection of `pool`, or a new one.
+
+        Raises:
+            NoConnectionFree: all are in use, and none was given back in time.
+        """
+        deadline = time.monotonic() + self._timeout
+        stale = None
+        with self._changed:
+            while True:
+                if pool.idle:
+                    entry = pool.idle.pop()
+                    del self._idle[entry]
+                    pool.in_use += 1
+                    return entry
+                if self._open < self.size:
+                    self._open += 1
+                    break
+                if self._idle:
+                    stale, owner = self._idle.popitem(last=False)
+                    owner.idle.remove(stale)
+                    break
+                if not self._wait(deadline - time.monotonic()):
+                    raise NoConnectionFree(
+                        f"{self.server}: all {self.size} connections that this process may have are in use, and none came "
+                        f"free within {self._timeout:g} s. End units of work sooner, or raise server_connections"
+                    )
+            pool.in_use += 1
+        try:
+            if stale is not None:
+                stale.close()
+            return pool.make()
+        except BaseException:
+            self._close_one(pool)
+            raise
+
+    def give(self, pool: "BudgetedPool", entry: ConnectionPoolEntry) -> None:
+        """Take a connection back."""
+        with self._changed:
+            if not pool.disposed:
+                pool.in_use -= 1
+                pool.idle.append(entry)
+                self._idle[entry] = pool
+                self._tell(1)
+                return
+        entry.close()
+        self._close_one(pool)
+
+    def empty(self, pool: "BudgetedPool") -> None:
+        """Close the idle connections of a pool, and let it keep no others."""
+        with self._changed:
+            pool.disposed = True
+            entries, pool.idle = pool.idle, []
+            for entry in entries:
+                del self._idle[entry]
+            # Those who want a new one wait until it is closed, so that the server never has one more.
+        for entry in entries:
+            entry.close()
+        with self._changed:
+            self._open -= len(entries)
+            self._tell(len(entries))
+
+    def _wait(self, seconds: float) -> bool:
+        """Let others change something; False if nobody did in time. Under the lock, which is lifted meanwhile."""
+        return self._changed.wait(seconds)
+
+    def _tell(self, count: int) -> None:
+        """Let so many of those who wait look again. Under the lock."""
+        self._changed.notify(count)
+
+    def _close_one(self, pool: "BudgetedPool") -> None:
+        with self._changed:
+            pool.in_use -= 1
+            self._open -= 1
+            self._tell(1)
+
+
+class BudgetedPool(Pool):
+    """The connections of one engine, within the budget of its server."""
+
+    budget: ClassVar[ServerBudget]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Under the lock of the budget.
+        self.idle: list[ConnectionPoolEntry] = []
+        self.in_use = 0
+        self.disposed = False
+
+    def make(self) -> ConnectionPoolEntry:
+        """A new connection, which the budget has room for."""
+        return self._create_connection()
+
+    def status(self) -> str:
+        """In the words of SQLAlchemy's own pools."""
+        return f"Connections in pool: {len(self.idle)} Current Checked out connections: {self.in_use}"
+
+    def dispose(self) -> None:
+        """Close what is idle now, and the rest when it comes back."""
+        self.budget.empty(self)
+
+    def recreate(self) -> "BudgetedPool":
+        """The pool that takes the place of one that was disposed of."""
+        return type(self)(
+            self._creator,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            pre_ping=self._pre_ping,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        return self.budget.take(self)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        self.budget.give(self, record)
+{% if asyncio %}
+
+
+class AsyncServerBudget(ServerBudget):
+    """The same for one event loop, which nobody who waits holds up."""
+
+    def __init__(self, server: str, size: int, *, timeout: float) -> None:
+        super().__init__(server, size, timeout=timeout)
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def pool_class(self) -> type[BudgetedPool]:
+        """As for threads, and known to SQLAlchemy as one for asyncio."""
+
+        class PoolOfServer(BudgetedPool):
+            _is_asyncio = True
+            budget = self
+
+        return PoolOfServer
+
+    def _wait(self, seconds: float) -> bool:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._changed.release()
+        try:
+            await_only(asyncio.wait_for(future, max(0.0, seconds)))
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            self._changed.acquire()
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _tell(self, count: int) -> None:
+        for future in self._waiting[:count]:
+            self._waiting.remove(future)
+            if not future.done():
+                future.set_result(None)
+{% endif %}
