@@ -154,6 +154,11 @@ class Databases:
         """Every PostgreSQL database, by name."""
         return {name: self.server(name) for name, place in self.places.items() if place.node is not None}
 
+    def nodes_of(self, name: str) -> dict[str, URL]:
+        """Where a PostgreSQL database is, as `Database` and its kind take it."""
+        self.server(name)
+        return {name: self._nodes[self.places[name].node or ""]}
+
     def session(self, name: str, *, readonly: bool = False) -> AbstractContextManager[UnitOfWork]:
         """One transaction on one database: committed when the block ends, rolled back when it raises, never retried."""
         return self[name].session(readonly=readonly)
