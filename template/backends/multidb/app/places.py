@@ -15,7 +15,9 @@ COPIES = (Copy(source="orders", table=orders.Order.__table__, target="reports", 
 """What `{{ package_name }} reports copy` keeps up to date."""
 
 LOG = "orders"
-"""The database that keeps the decisions of two-phase commits. One that takes part in most of them saves a commit in each."""
+"""The database that keeps the decisions of two-phase commits. One that takes part in most of them saves a commit in each.
+
+Before you name another one, see that `{{ package_name }} twophase list` is empty: a decision that is not found counts as none."""
 
 
 def open_databases(settings: FileSettings | None = None) -> Databases:

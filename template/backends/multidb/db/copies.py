@@ -43,6 +43,9 @@ from .unit import UnitOfWork
 CHUNK = 5_000
 """Rows of one transaction. Arbitrary: enough that the commit no longer counts, and no lock is held for long."""
 
+AFRESH = " afresh"
+"""Marks the server of a copy that has not been complete yet: what the source lacks is still to be removed, whoever goes on."""
+
 metadata = MetaData()
 
 progress = Table(
@@ -112,14 +115,19 @@ def copy(databases: Databases, what: Copy, *, afresh: bool = False, on_step: OnS
     with databases.snapshot(what.source) as reading:
         # One snapshot for all that follows; what is below its horizon is in it, or never will be.
         server, horizon = reading.execute(text(_NOW)).one()
-        run = _Run(databases, what, on_step, databases.read(what.target, _position, what))
-        # After a restore the numbers begin anew, and mean something else.
-        afresh = afresh or run.position is None or run.position.server != server
-        start = Position(server) if afresh or run.position is None else run.position
+        found = databases.read(what.target, _position, what)
+        run = _Run(databases, what, on_step, found)
+        if not afresh and found is not None and found.server in (server, server + AFRESH):
+            start, afresh = found, found.server != server
+        else:
+            # Also after a restore or a failover: numbers may have been given away again, and mean something else.
+            start, afresh = Position(server + AFRESH), True
+        if int(start.horizon) >= int(horizon):
+            return Copied(0, 0, afresh)
         deleted = 0 if afresh else run.delete(_deleted(reading, what, start.horizon, horizon), start)
         rows = run.write(reading, start, horizon)
         if afresh:
-            deleted = run.delete(_surplus(databases, reading, what), Position(server, horizon))
+            deleted = run.delete(_surplus(databases, reading, what), Position(server + AFRESH, horizon))
         run.advance(Position(server, horizon))
     return Copied(rows, deleted, afresh)
 
@@ -221,9 +229,10 @@ class _Run:
         return done
 
 
-# Numbers of transactions are a matter of one server, and of one database the rows.
+# Numbers of transactions are a matter of one server, and of one history of it: of the timeline, the first digits of a log file's name.
 _NOW = """
-    SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database(),
+    SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+                     left(pg_walfile_name(pg_current_wal_lsn()), 8), current_database()),
            pg_snapshot_xmin(pg_current_snapshot())::text
 """
 
@@ -254,7 +263,7 @@ def _upsert(session: UnitOfWork, what: Copy, chunk: list[Any]) -> int:
 def _deleted(reading: UnitOfWork, what: Copy, since: str, horizon: str) -> list[Any]:
     """The keys that were deleted in between, and do not exist again."""
     table = what.table
-    exists = select(table.c.id).where(cast(table.c.id, Text) == deletions.c.key).exists()
+    exists = select(table.c.id).where(table.c.id == cast(deletions.c.key, table.c.id.type)).exists()
     keys = reading.scalars(
         select(deletions.c.key).where(
             deletions.c.relation == table.name,

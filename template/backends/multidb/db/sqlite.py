@@ -35,7 +35,7 @@ BUSY_TIMEOUT = 5.0
 """Seconds that a writer waits for its turn, in this process and then again for other processes. As long as `lock_timeout`."""
 
 READERS = 5
-"""Connections of readers that are kept. A connection is a file descriptor and its cache; SQLAlchemy's own default."""
+"""Connections of readers that are kept; more are opened as they are needed. SQLAlchemy's own default."""
 
 
 class Busy(DatabaseError):
@@ -137,6 +137,8 @@ class SqliteDatabase:
         except PoolTimeout as error:
             raise self._busy("another thread", started) from error
         except DBAPIError as error:
+            if "locked" in str(error.orig):
+                raise self._busy("another process", started) from error
             raise DatabaseError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
         unit = FileUnit(connection, node=self.name, readonly=readonly)
         try:
@@ -165,7 +167,7 @@ class SqliteDatabase:
             URL.create("sqlite", database=str(self.file)),
             poolclass=QueuePool,
             pool_size=self._readers if readonly else 1,
-            max_overflow=self._readers if readonly else 0,
+            max_overflow=-1 if readonly else 0,
             pool_timeout=self._busy_timeout,
             connect_args={"timeout": self._busy_timeout, "check_same_thread": False},
         )

@@ -46,7 +46,7 @@ Outcome: TypeAlias = Literal["commit", "rollback"]
 
 OnStep: TypeAlias = Callable[[str], None]
 
-PREFIX = "{{ package_name }}"
+PREFIX = "shop"
 """Of every prepared transaction of this application; what others prepared on the same server is left alone."""
 
 PATIENCE = 2.0
@@ -113,7 +113,7 @@ class TwoPhase:
                     finally:
                         inside_work.reset(token)
             except (DBAPIError, NodeUnavailable) as error:
-                where = getattr(error, "node", None) or self.log_name
+                where = getattr(error, "node", None) or " and ".join(self.databases)
                 delay = attempts.after(error, node=where, committing=False, now=time.monotonic())
             time.sleep(delay)
 

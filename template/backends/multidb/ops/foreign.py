@@ -200,7 +200,8 @@ def _address(url: URL, node: str, cluster: Cluster | None) -> dict[str, str]:
     """Where a server finds another one, which in a local cluster is not where we find it."""
     database = url.database or DATABASE
     if cluster is None:
-        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database}
+        secure = {key: str(value) for key, value in url.query.items() if key == "sslmode"}
+        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database, **secure}
     if cluster.kind == "compose":
         return {"host": node, "port": "5432", "dbname": database}
     # By name: a server of the embedded cluster may come back on another port.

@@ -49,9 +49,15 @@ class History:
         return self.scripts.get_current_head() or "base"
 
     def version(self) -> str:
-        """The revision the database is at."""
+        """The revision the database is at; looking makes no file."""
+        if self.url is None and not self._file.exists():
+            return "base"
         with self._connection() as connection:
             return MigrationContext.configure(connection).get_current_revision() or "base"
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / f"{self.place.name}.sqlite3"
 
     def upgrade(self, on_step: Callable[[Step], None]) -> None:
         """Go to the newest revision, one transaction for each.
@@ -107,7 +113,7 @@ class History:
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
         if self.url is None:
-            file = SqliteDatabase(self.place.name, self.folder / f"{self.place.name}.sqlite3")
+            file = SqliteDatabase(self.place.name, self._file)
             with file, file.engine_for().connect() as connection:
                 yield connection
             return
