@@ -14,16 +14,16 @@ from sqlalchemy.exc import DBAPIError
 
 from ... import orders
 from ...db import DatabaseError, Key, RetryPolicy, UnitOfWork, changes, copies, outbox, twophase
-from ...db.databases import Databases, FileSettings
+from ...db.databases import Databases, FileSettings, NamedDatabase
 from ...places import COPIES, LOG, PLACES
 from ..cluster import HOME
 from ..connections import connect, connect_all
 from ..foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
 from ..histories import histories
 from .check import Check, Finding, Status, Subject
-from .scratch import Account, Base, Entry
+from .scratch import STALE, Account, Base, Entry
 
-PREFIX = f"{twophase.PREFIX}_verify"
+PREFIX = f"{twophase.PREFIX}_verify_"
 """Of what is prepared here, so that nobody takes it for the application's, nor the other way round."""
 
 OLD = 60.0
@@ -123,19 +123,20 @@ class BothDatabasesOrNeither(Check):
 
     def run(self, subject: Subject) -> Finding:
         """Move money between two databases, abandon some of it half-way, see that it is missing, recover, and count."""
+        prefix = prefix_of(subject)
         with playground(subject) as databases:
             accounts = _open_accounts(databases)
             for _ in range(self.TRANSFERS):
-                _two_phase(databases).run(_move, accounts=accounts)
+                _two_phase(databases, prefix).run(_move, accounts=accounts)
             before = _total(databases, accounts)
             for number in range(self.ABANDONED):
-                _abandon(databases, accounts, decided=number % 2 == 0)
+                _abandon(databases, accounts, prefix, decided=number % 2 == 0)
             servers, log = databases.servers, databases.server(LOG)
             missing = _total(databases, accounts)
-            found = twophase.outstanding(servers, log, prefix=PREFIX)
-            done = twophase.recover(servers, log, prefix=PREFIX)
+            found = twophase.outstanding(servers, log, prefix=prefix)
+            done = twophase.recover(servers, log, prefix=prefix)
             after, entries = _total(databases, accounts), _entries(databases, accounts)
-            rest = twophase.outstanding(servers, log, prefix=PREFIX)
+            rest = twophase.outstanding(servers, log, prefix=prefix)
         committed = self.TRANSFERS + self.ABANDONED // 2
         evidence = {
             "committed": committed,
@@ -289,13 +290,14 @@ class MoneySurvivesALoss(Check):
         stop = threading.Event()
         acknowledged: list[int] = []
         failed: list[str] = []
+        prefix = prefix_of(subject)
         with playground(subject) as databases:
             accounts = _open_accounts(databases)
 
             def write() -> None:
                 while not stop.is_set():
                     try:
-                        _two_phase(databases).run(_move, accounts=accounts)
+                        _two_phase(databases, prefix).run(_move, accounts=accounts)
                         acknowledged.append(1)
                     except (DatabaseError, DBAPIError) as error:
                         failed.append(type(error).__name__)
@@ -317,9 +319,9 @@ class MoneySurvivesALoss(Check):
                     thread.join(20)
             servers, log = databases.servers, databases.server(LOG)
             deadline = time.monotonic() + 10
-            while (done := twophase.recover(servers, log, prefix=PREFIX)).in_flight and time.monotonic() < deadline:
+            while (done := twophase.recover(servers, log, prefix=prefix)).in_flight and time.monotonic() < deadline:
                 time.sleep(0.05)
-            rest = twophase.outstanding(servers, log, prefix=PREFIX)
+            rest = twophase.outstanding(servers, log, prefix=prefix)
             total, entries = _total(databases, accounts), _entries(databases, accounts)
         evidence = {
             "acknowledged": len(acknowledged),
@@ -367,13 +369,33 @@ def playground(subject: Subject) -> Iterator[Databases]:
         with databases.file("catalog").engine_for().begin() as connection:
             outbox.metadata.create_all(connection)
             connection.exec_driver_sql("CREATE TABLE entry (amount int)")
+        for database in databases.servers.values():
+            _roll_back(database, PREFIX, older_than=STALE)
         try:
             yield databases
         finally:
-            # Other checks use the same tables, and count what is in them.
             with suppress(DBAPIError, DatabaseError):
                 for database in databases.servers.values():
+                    _roll_back(database, prefix_of(subject))
+                    # Other checks use the same tables, and count what is in them.
                     database.run(_clear)
+
+
+def prefix_of(subject: Subject) -> str:
+    """Of what this run prepares: what is left of one that was killed is for a later run to roll back."""
+    return f"{twophase.PREFIX}{subject.scratch.schema}"
+
+
+def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0) -> None:
+    """Roll back what is prepared under names with this prefix, if it is older than some seconds: it keeps its locks for ever."""
+    left = text(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND owner = current_user "
+        "AND starts_with(gid, :prefix) AND prepared < clock_timestamp() - make_interval(secs => :age)"
+    )
+    with database.engine_for().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for gid in connection.scalars(left, {"prefix": prefix, "age": older_than}).all():
+            with suppress(DBAPIError):
+                connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
 
 
 def _clear(session: UnitOfWork) -> None:
@@ -388,10 +410,10 @@ def _files(subject: Subject) -> Path:
     return FileSettings().sqlite_folder
 
 
-def _two_phase(databases: Databases) -> twophase.TwoPhase:
+def _two_phase(databases: Databases, prefix: str) -> twophase.TwoPhase:
     plan = databases.two_phase("ledger", "orders")
     return twophase.TwoPhase(
-        plan.databases, log=plan.log, log_name=plan.log_name, finished=plan.finished, prefix=PREFIX
+        plan.databases, log=plan.log, log_name=plan.log_name, finished=plan.finished, prefix=prefix
     )
 
 
@@ -410,10 +432,10 @@ def _move(ledger: UnitOfWork, orders: UnitOfWork, *, accounts: dict[str, Key]) -
     orders.add(Entry(account_id=accounts["orders"], amount=1))
 
 
-def _abandon(databases: Databases, accounts: dict[str, Key], *, decided: bool) -> None:
+def _abandon(databases: Databases, accounts: dict[str, Key], prefix: str, *, decided: bool) -> None:
     """Leave a transfer as a process does that dies after it has prepared: before the decision, or right after it."""
     id = uuid4()
-    gid = twophase.name_of(id, 1, PREFIX)
+    gid = twophase.name_of(id, 1, prefix)
     with databases.session("ledger") as session:
         session.add(Entry(account_id=accounts["ledger"], amount=-1))
         session.flush()
