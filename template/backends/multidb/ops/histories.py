@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -25,8 +25,8 @@ from ..db.sqlite import SqliteDatabase
 from ..places import PLACES
 from .connections import Unreachable, engine_for
 from .migrate import Step, load_config
-from .statements import MigrationError
-from .topology import alone
+from .statements import MigrationError, short, without_literals
+from .topology import alone, refusal
 
 FOLDER = "migrations"
 
@@ -90,6 +90,8 @@ class History:
             self._alone(connection),
             self._environment(revision, back=back) as environment,
         ):
+            if self.url is not None:
+                event.listen(connection, "before_cursor_execute", _refuse)
             environment.configure(connection=connection)
             with environment.begin_transaction():
                 environment.run_migrations()
@@ -127,6 +129,12 @@ class History:
                 connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
             connection.commit()
             yield connection
+
+
+def _refuse(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
+    """Refuse a statement before it is sent, while nothing has happened yet."""
+    if reason := refusal(without_literals(statement)):
+        raise MigrationError(f"refused: {short(statement)}. Reason: {reason}")
 
 
 def histories(
