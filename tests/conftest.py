@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scaffold import matrix
+from scaffold import environment, matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
@@ -88,6 +88,21 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rendered(renders: Path) -> Callable[[str], Path]:
     """The project of one variant. Not to be written to: other tests read it."""
     return lambda name: renders / name
+
+
+@pytest.fixture(scope="session")
+def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The interpreter that has what a variant needs: this one, or one that is made for all others, once."""
+    shared = tmp_path_factory.mktemp("environment") / ".venv"
+    found: dict[tuple[str, ...], str] = {}
+
+    def find(name: str) -> str:
+        wanted = tuple(environment.requirements(renders / name))
+        if wanted not in found:
+            found[wanted] = matrix.interpreter(renders / name, shared)
+        return found[wanted]
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,8 @@ DOWN, ENTER, INTERRUPT = b"\x1b[B", b"\r", b"\x03"
 def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
     """Run `scaffold new shop` with every answer given but one, and press keys once that is asked for."""
     answers = QUESTIONNAIRE.resolve({"project_name": "shop"})
-    given = [f"-d{name}={answers[name]}" for name in QUESTIONNAIRE.askable if name != asked]
+    arising = [name for name in QUESTIONNAIRE.askable if QUESTIONNAIRE.applies(name, answers)]
+    given = [f"-d{name}={answers[name]}" for name in arising if name != asked]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "scaffold", "new", "shop", *given],

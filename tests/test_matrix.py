@@ -83,6 +83,14 @@ def test_a_question_that_only_some_backends_have_is_a_variant_of_those(tmp_path:
     assert [one.name for one in matrix.variants(questionnaire)] == ["a", "b-no-aio", "b-aio"]
 
 
+def test_a_profile_can_have_such_a_question_tried_once(tmp_path: Path) -> None:
+    questions = KEYS + "tls: {type: bool, default: true, when: \"{{ backend == 'b' }}\"}\n"
+    questionnaire = template(
+        tmp_path, questions, a={"strategies": ["x"]}, b={"strategies": ["y", "z"], "once": ["tls"]}
+    )
+    assert [one.name for one in matrix.variants(questionnaire)] == ["a-x", "b-y", "b-z", "b-y-no-tls"]
+
+
 # Running them
 
 

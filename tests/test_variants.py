@@ -17,6 +17,7 @@ from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, digest, files
 from scaffold import matrix
 
 Rendered = Callable[[str], Path]
+Interpreter = Callable[[str], str]
 
 # What nobody but this backend's projects may speak of.
 WORDS = {
@@ -28,6 +29,8 @@ WORDS = {
 }
 # Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
+# Run by tests/test_compose.py, and where there is a program by the project's own test_native.py.
+ELSEWHERE = ("/ops/cluster/compose.py", *(() if shutil.which("cockroach") else ("/ops/cluster/native.py",)))
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 
 # Every project holds these files,
@@ -107,6 +110,21 @@ FILES = """
 """
 # those of its backend,
 OF_BACKEND = {
+    "cockroachdb": """
+        cluster/certs.sh
+        cluster/init.sh
+        src/shop/db/connection.py
+        src/shop/db/deadline.py
+        src/shop/ops/cluster/gateway.py
+        src/shop/ops/cluster/native.py
+        src/shop/ops/cluster/stand_in.sql
+        src/shop/ops/commands.py
+        src/shop/ops/revisions.py
+        tests/test_compiled.py
+        tests/test_gateway.py
+        tests/test_native.py
+        tests/test_revisions.py
+    """,
     "aurora": """
         cluster/node.conf
         cluster/node.sh
@@ -287,6 +305,7 @@ def judged() -> dict[tuple[str, ...], str]:
 def test_mypy_finds_nothing_in_strict_mode(
     name: str,
     rendered: Rendered,
+    interpreter: Interpreter,
     judged: dict[tuple[str, ...], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -295,8 +314,9 @@ def test_mypy_finds_nothing_in_strict_mode(
     assert settings["strict"] is True
     code = (digest(project, ".py"), json.dumps(settings))
     if code not in judged:
-        cache = tmp_path_factory.getbasetemp() / "mypy"
-        run(sys.executable, "-m", "mypy", "--cache-dir", cache, cwd=project)
+        python = interpreter(name)
+        cache = tmp_path_factory.getbasetemp() / ("mypy" if python == sys.executable else "mypy-other")
+        run(python, "-m", "mypy", "--cache-dir", cache, cwd=project)
         judged[code] = name
 
 
@@ -322,6 +342,8 @@ def behaviour(project: Path) -> str:
     content = {name: data.decode() for name, data in files(project).items()}
     declared = tomllib.loads(content.pop("pyproject.toml"))
     said = {"LICENSE", "README.md", ".copier-answers.yml"}
+    # None of a project's own tests can run these: they need Docker, or a program that is not here.
+    said |= {name for name in content if name.startswith(("compose.yaml", "cluster/")) or name.endswith(ELSEWHERE)}
     fields = {"license", "classifiers", "description", "authors"}
     kept = {name: text for name, text in content.items() if name not in said}
     project_fields = {name: value for name, value in declared.pop("project").items() if name not in fields}
@@ -330,7 +352,7 @@ def behaviour(project: Path) -> str:
 
 @pytest.fixture(scope="session")
 def outcomes(
-    renders: Path, tmp_path_factory: pytest.TempPathFactory
+    renders: Path, interpreter: Interpreter, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[matrix.Outcome]]]:
     """The outcome of each variant's own tests, which start once somebody asks for the first one.
 
@@ -344,7 +366,7 @@ def outcomes(
             same = behaviour(renders / name)
             if same not in runs:
                 project = shutil.copytree(renders / name, folder / name)
-                runs[same] = pool.submit(matrix.run_tests, project, sys.executable)
+                runs[same] = pool.submit(matrix.run_tests, project, interpreter(name))
             by_name[name] = runs[same]
         yield by_name
         pool.shutdown(cancel_futures=True)

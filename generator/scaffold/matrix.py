@@ -2,7 +2,8 @@
 
 A question that depends on the backend is crossed with it. One that a profile lists under `crossed` is tried
 with every value on the defaults of those, and with its last value, the one that adds something, on all else.
-Any other question with choices changes a file or two: each of its values is tried once, on the first backend.
+Any other question with choices changes a file or two: each of its values is tried once, on the first backend,
+and so is one that a profile lists under `once`, on that backend.
 """
 
 import contextlib
@@ -62,7 +63,8 @@ def variants(questionnaire: Questionnaire) -> list[Variant]:
     found = [
         variant for backend in questionnaire.profiles() for variant in _of_backend(questionnaire, backend)
     ]
-    return found + list(_one_factor(questionnaire, found[0]))
+    others = [name for name in questionnaire.askable if "backend" not in questionnaire.dependencies(name)]
+    return found + list(_one_factor(questionnaire, found[0], others))
 
 
 def render_all(root: Path, chosen: list[Variant], folder: Path, report: Callable[[Variant], None]) -> None:
@@ -78,7 +80,7 @@ def render_all(root: Path, chosen: list[Variant], folder: Path, report: Callable
 
 def run_all(chosen: list[Variant], folder: Path) -> Iterator[Outcome]:
     """Run each variant's own tests, a few at a time, and yield the outcomes in order."""
-    pythons = [_interpreter(folder, variant) for variant in chosen]
+    pythons = [interpreter(folder / variant.name, folder / ".venv") for variant in chosen]
     running: set[Tests] = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
@@ -151,27 +153,31 @@ def _of_backend(questionnaire: Questionnaire, backend: str) -> Iterator[Variant]
     base: dict[str, Any] = {"project_name": "shop", "backend": backend}
     answers = questionnaire.resolve(base)
     listed = answers["profile"].get("crossed", [])
+    once = answers["profile"].get("once", [])
     crossed = {}
     last = {}
     for name in questionnaire.askable:
         values = _values(questionnaire, name, answers)
         depends = "backend" in questionnaire.dependencies(name)
-        if values and name not in base and (depends or name in listed):
+        if values and name not in base and name not in once and (depends or name in listed):
             crossed[name] = values
             if not depends:
                 last[name] = values[-1]
+    found = []
     for combination in itertools.product(*crossed.values()):
         chosen = dict(zip(crossed, combination, strict=True))
         plain = all(chosen[name] == answers[name] for name in chosen if name not in last)
         if not plain and any(chosen[name] != value for name, value in last.items()):
             continue
         words = [_word(name, value) for name, value in chosen.items()]
-        yield Variant("-".join([backend, *words]), {**base, **chosen})
+        found.append(Variant("-".join([backend, *words]), {**base, **chosen}))
+    yield from found
+    yield from _one_factor(questionnaire, found[0], once)
 
 
-def _one_factor(questionnaire: Questionnaire, base: Variant) -> Iterator[Variant]:
+def _one_factor(questionnaire: Questionnaire, base: Variant, names: list[str]) -> Iterator[Variant]:
     answers = questionnaire.resolve(base.answers)
-    for name in questionnaire.askable:
+    for name in names:
         if name not in base.answers:
             for value in _values(questionnaire, name, answers)[1:]:
                 word = _word(name, value) if isinstance(value, bool) else _slug(f"{name}-{value}")
@@ -199,12 +205,15 @@ def _slug(value: Any) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", str(value).lower())
 
 
-def _interpreter(folder: Path, variant: Variant) -> str:
-    """Return an interpreter with what the variant needs: this one if it has it, else one shared by all."""
-    wanted = environment.requirements(folder / variant.name)
+def interpreter(project: Path, shared: Path) -> str:
+    """Return an interpreter with what a project needs: this one if it has it, else that of `shared`.
+
+    There is one environment for all projects that need another one: what they need goes together.
+    """
+    wanted = environment.requirements(project)
     if environment.is_satisfied(wanted):
         return sys.executable
-    python = environment.create(folder / ".venv")
+    python = environment.create(shared)
     environment.install(python, *wanted)
     return str(python)
 

@@ -1,6 +1,3 @@
-BINARY_COPY = True
-"""Whether COPY takes rows in binary form."""
-
 CHUNK_ROWS = 10_000
 """How many rows of a bulk load make a transaction, if nobody says."""
 

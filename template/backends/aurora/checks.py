@@ -30,7 +30,6 @@ def unproven(subject: Subject) -> Mapping[str, str]:
     return {}
 
 
-
 class ServersAreSetUp(Check):
     """The servers are set up to follow each other.
 

@@ -21,9 +21,6 @@ HISTORY_IS_SHARED = True
 COPY = True
 """Whether there is COPY FROM STDIN."""
 
-BINARY_COPY = False
-"""Whether COPY takes rows in binary form: text is what every version takes."""
-
 CHUNK_ROWS = 2_000
 """How many rows of a bulk load make a transaction, if nobody says: each row is written to a majority of the nodes."""
 

@@ -137,10 +137,13 @@ def alone(connection: Connection) -> Iterator[bool]:
     table = f"{OPERATIONS}.migration_lock"
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {OPERATIONS}"))
     connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
-    connection.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608 - a constant
+    lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
     with connection.engine.connect().execution_options(isolation_level=backend.ISOLATION) as holder:
         try:
-            holder.execute(text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT"))  # noqa: S608
+            if holder.scalar(lock) is None:
+                holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
+                holder.commit()
+                holder.execute(lock)
             # A lock that was only asked for may be lost with the node that keeps it; what was written is on a majority.
             holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
         except DBAPIError as error:

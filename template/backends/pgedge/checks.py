@@ -22,7 +22,6 @@ def unproven(subject: Subject) -> Mapping[str, str]:
     return {}
 
 
-
 class ServersAreSetUp(Check):
     """The servers are set up for a mesh.
 

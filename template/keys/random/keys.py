@@ -17,8 +17,7 @@ Key: TypeAlias = UUID
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
     """A column filled with random UUIDs, by SQL as well. Use it where `Keyed` does not fit, as in a composite key."""
-    # Known to SQLAlchemy beforehand: without the word it would take the server's default for what tells the rows apart, and insert
-    # them one by one.
+    # Without `insert_sentinel` SQLAlchemy takes the server's default for what tells new rows apart, and inserts them one by one.
     default = func.gen_random_uuid()
     return mapped_column(Uuid, default=uuid4, insert_sentinel=True, server_default=default, primary_key=primary_key)
 

@@ -56,17 +56,25 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
     # lost update: SQLAlchemy warns, and commits it.
     engine.dialect.supports_sane_rowcount = True
 
+    silence = statement_timeout + GRACE if statement_timeout else 0.0
+
+    async def connect_async(*arguments: Any, **parameters: Any) -> AsyncPatientConnection:
+        connection = await AsyncPatientConnection.connect(*arguments, **parameters)
+        connection.silence = silence
+        return connection
+
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _entry: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
-        if not dialect.is_async:
-            return PatientConnection.connect(*arguments, **parameters)
-        parameters["async_creator_fn"] = AsyncPatientConnection.connect
-        return None
+    def connect(dialect: Any, _entry: Any, arguments: Any, parameters: dict[str, Any]) -> PatientConnection | None:
+        if dialect.is_async:
+            parameters["async_creator_fn"] = connect_async
+            return None
+        connection = PatientConnection.connect(*arguments, **parameters)
+        connection.silence = silence
+        return connection
 
     @event.listens_for(engine, "connect")
     def look(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         connection: Any = entry.driver_connection
-        connection.silence = statement_timeout + GRACE if statement_timeout else 0.0
         if backend.software(connection) is not None:
             return
         # A server of the same line that does not say which it is, and ignores without a word what it is asked for at login.

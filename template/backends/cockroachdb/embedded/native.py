@@ -126,9 +126,9 @@ class Native(Processes):
             self._wait_until_ready(state, nodes)
 
     def _stop(self, state: State, nodes: Sequence[Node], number: signal.Signals) -> None:
-        # All at once they would wait for each other: a node that drains hands over what it has to one that stays.
-        together = len(nodes) > 1 and number is signal.SIGINT
-        super()._stop(state, nodes, signal.SIGKILL if together else number)
+        # One node hands over what it has before it stops. All at once would wait for each other, so they are not asked; what was
+        # committed is on their disks.
+        super()._stop(state, nodes, signal.SIGKILL if len(nodes) > 1 else number)
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         state = self._existing()
