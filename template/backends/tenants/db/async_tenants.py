@@ -188,6 +188,7 @@ class AsyncTenants:
     async def _begin(self, name: str, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
+        was_refused = False
         while True:
             entry = await self._enter(name)
             try:
@@ -202,8 +203,10 @@ class AsyncTenants:
                 await entry.database.dispose()
                 now = served(await self._registry.find(name))
                 if now.epoch == entry.placement.epoch:
-                    if now.target is None:
+                    # Once it may have been closed for a move that was taken back meanwhile.
+                    if now.target is None and was_refused:
                         raise
+                    was_refused = now.target is None
                     if time.monotonic() > deadline:
                         raise on_its_way(now, error) from error
                     await asyncio.sleep(pause)
@@ -214,7 +217,14 @@ class AsyncTenants:
     async def _enter(self, name: str) -> Open[AsyncDatabase]:
         entry, retired = self._kept.lease(name)
         if entry is None:
-            entry, retired = self._kept.admit(served(await self._registry.find(name)), self._make)
+            try:
+                found = await self._registry.find(name)
+            except NodeUnavailable:
+                entry, retired = self._kept.lease(name, even_doubtful=True)
+                if entry is None:
+                    raise
+            else:
+                entry, retired = self._kept.admit(served(found), self._make)
         for old in retired:
             await old.database.dispose()
         return entry

@@ -7,6 +7,7 @@ spare, the idle connection that was not used for longest is closed to make room;
 {% if asyncio %}
 import asyncio
 {% endif %}
+import select
 import threading
 import time
 from collections import OrderedDict
@@ -69,6 +70,9 @@ class ServerBudget:
                     entry = pool.idle.pop()
                     del self._idle[entry]
                     pool.in_use += 1
+                    if _has_something_to_say(entry):
+                        # Looked at before it is used, as one is that was idle for long.
+                        entry.info["idle_since"] = float("-inf")
                     return entry
                 if self._open < self.size:
                     self._open += 1
@@ -130,6 +134,19 @@ class ServerBudget:
             pool.in_use -= 1
             self._open -= 1
             self._tell(1)
+
+
+def _has_something_to_say(entry: ConnectionPoolEntry) -> bool:
+    """Whether a server has sent something on an idle connection: mostly that it has ended. Asked without a round trip.
+
+    A database that moves or is suspended ends its sessions, and whoever comes next is to be sent on, not to a dead one.
+    """
+    driver = entry.driver_connection
+    if driver is None or driver.closed:
+        return False
+    poll = select.poll()
+    poll.register(driver.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class BudgetedPool(Pool):
@@ -201,6 +218,11 @@ class AsyncServerBudget(ServerBudget):
             await_only(asyncio.wait_for(future, max(0.0, seconds)))
         except TimeoutError:
             return False
+        except BaseException:
+            if future.done() and not future.cancelled():
+                # Told, and cancelled before it could look: somebody else should.
+                self._tell(1)
+            raise
         else:
             return True
         finally:

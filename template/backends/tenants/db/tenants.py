@@ -226,11 +226,11 @@ class OpenDatabases(Generic[D]):
         with self._lock:
             return [name for name, entry in self._entries.items() if entry.is_in_use]
 
-    def lease(self, name: str) -> tuple[Open[D] | None, list[Open[D]]]:
+    def lease(self, name: str, *, even_doubtful: bool = False) -> tuple[Open[D] | None, list[Open[D]]]:
         """The database of a tenant, kept until `release`, or None if the registry is to be asked first; and those to be closed now."""
         with self._lock:
             entry = self._entries.get(name)
-            if entry is None or entry.is_doubtful:
+            if entry is None or (entry.is_doubtful and not even_doubtful):
                 return None, []
             self._entries.move_to_end(name)
             entry.leases += 1
@@ -467,7 +467,7 @@ class Tenants:
 
     def each(
         self, work: Callable[[UnitOfWork], T], *, tenants: Iterable[str] | None = None, at_once: int = 8
-    ) -> Iterator[tuple[str, T]]:
+    ) -> Generator[tuple[str, T], None, None]:
         """What `work(session)` returns for each tenant, on a session that only reads, in the order in which they end.
 
         Args:
@@ -482,7 +482,7 @@ class Tenants:
 
     def query(
         self, statement: Select[Any], *, tenants: Iterable[str] | None = None, at_once: int = 8
-    ) -> Iterator[tuple[str, Row[Any]]]:
+    ) -> Generator[tuple[str, Row[Any]], None, None]:
         """The rows of a query over all tenants, each with the tenant's name, as they come.
 
         In memory there are a few chunks of rows and no more, whatever there is to read. The rows of one tenant are in the order that
@@ -497,11 +497,10 @@ class Tenants:
         Raises:
             SomeTenantsFailed: in the end, if some did; the others' rows came before, and perhaps some of theirs.
         """
-        return (
-            (name, row)
-            for name, rows in self._fan_out(lambda name: self._chunks(name, statement), tenants, at_once)
-            for row in rows
-        )
+        with closing(self._fan_out(lambda name: self._chunks(name, statement), tenants, at_once)) as answers:
+            for name, rows in answers:
+                for row in rows:
+                    yield name, row
 
     def _answer(self, name: str, work: Callable[[UnitOfWork], T]) -> Generator[T, None, None]:
         yield self.of(name).read(work)
@@ -574,6 +573,7 @@ class Tenants:
         """Begin a unit of work in the database of a tenant, wherever that is by now."""
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
+        was_refused = False
         while True:
             entry = self._enter(name)
             try:
@@ -590,8 +590,10 @@ class Tenants:
                 entry.database.dispose()
                 now = served(self._registry.find(name))
                 if now.epoch == entry.placement.epoch:
-                    if now.target is None:
+                    # Once it may have been closed for a move that was taken back meanwhile.
+                    if now.target is None and was_refused:
                         raise
+                    was_refused = now.target is None
                     if time.monotonic() > deadline:
                         raise on_its_way(now, error) from error
                     time.sleep(pause)
@@ -609,7 +611,15 @@ class Tenants:
         """
         entry, retired = self._kept.lease(name)
         if entry is None:
-            entry, retired = self._kept.admit(served(self._registry.find(name)), self._make)
+            try:
+                found = self._registry.find(name)
+            except NodeUnavailable:
+                # What was known may still be so.
+                entry, retired = self._kept.lease(name, even_doubtful=True)
+                if entry is None:
+                    raise
+            else:
+                entry, retired = self._kept.admit(served(found), self._make)
         for old in retired:
             old.database.dispose()
         return entry

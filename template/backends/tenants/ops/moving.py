@@ -313,6 +313,8 @@ class _Move:
                         holding.rollback()
                         self._fence(here, timeout=30.0)
                         continue
+                    if strangers := list(here.scalars(text(_NOT_PUBLISHED), {"publication": PUBLICATION})):
+                        raise TenantError(f"{', '.join(strangers)} was made while it was being copied: move it again")
                     self._copy_sequences(here)
                     self.on_step("close")
                     close_database(here, self.name)
@@ -351,6 +353,7 @@ class _Move:
 
         Raises:
             TenantError: not within `timeout` seconds.
+            Unreachable: it does not answer.
         """
         deadline = time.monotonic() + timeout
         # Flushes what was committed without waiting for the disk: nothing else is sent.
@@ -359,11 +362,18 @@ class _Move:
         arrived = text(
             "SELECT bool_or(replay_lsn >= :position) FROM pg_stat_replication WHERE application_name = :name"
         )
+        look = time.monotonic() + 0.5
         while not here.scalar(arrived, {"position": position, "name": copier_of(self.name)}):
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise TenantError(
                     f"{self.target} does not keep up with what is written on {self.source}; its log may say why"
                 )
+            if now > look:
+                look = now + 0.5
+                # Whether it is there at all: if not, this is no matter of waiting.
+                with self.registrar.on_server(self.target) as there:
+                    there.execute(text("SELECT 1"))
             time.sleep(0.001)
 
     def _copy_sequences(self, here: Connection) -> None:
@@ -427,6 +437,11 @@ _TABLES = """
       AND c.relname <> 'alembic_version'
     ORDER BY 1
 """
+
+_NOT_PUBLISHED = f"""
+    SELECT name FROM ({_TABLES}) AS own (name)
+    WHERE name NOT IN (SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables WHERE pubname = :publication)
+"""  # noqa: S608 - of this file
 
 _UNIDENTIFIED = """
     SELECT format('%I.%I', n.nspname, c.relname)
