@@ -1,6 +1,7 @@
 """Every variant is a project that one would have written by hand: sound, tidy, green on its own servers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,8 +30,11 @@ WORDS = {
 }
 # Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
-# Run by tests/test_compose.py, and where there is a program by the project's own test_native.py.
-ELSEWHERE = ("/ops/cluster/compose.py", *(() if shutil.which("cockroach") else ("/ops/cluster/native.py",)))
+# What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
+# real nodes by the project's own test_native.py where there is a program.
+PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
+NOT_RUN = ("compose.yaml", "cluster/")
+NOT_RUN_EITHER = ("/ops/cluster/compose.py", *(() if PROGRAM else ("/ops/cluster/native.py",)))
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 
 # Every project holds these files,
@@ -342,8 +346,7 @@ def behaviour(project: Path) -> str:
     content = {name: data.decode() for name, data in files(project).items()}
     declared = tomllib.loads(content.pop("pyproject.toml"))
     said = {"LICENSE", "README.md", ".copier-answers.yml"}
-    # None of a project's own tests can run these: they need Docker, or a program that is not here.
-    said |= {name for name in content if name.startswith(("compose.yaml", "cluster/")) or name.endswith(ELSEWHERE)}
+    said |= {name for name in content if name.startswith(NOT_RUN) or name.endswith(NOT_RUN_EITHER)}
     fields = {"license", "classifiers", "description", "authors"}
     kept = {name: text for name, text in content.items() if name not in said}
     project_fields = {name: value for name, value in declared.pop("project").items() if name not in fields}

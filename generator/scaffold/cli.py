@@ -197,7 +197,7 @@ def demo(
         )
         if code == 0:
             out.print(
-                f"[green]All of it holds.[/green] The project lies in {_shown(project)}", highlight=False
+                f"[green]Nothing failed.[/green] The project lies in {_shown(project)}", highlight=False
             )
         else:
             _complain(f"verify ended with {code}. The project lies in {_shown(project)}")

@@ -193,8 +193,10 @@ class TheLicenceLasts(OfCockroachDB):
             return Finding(Status.SKIP, f"another licence: {_short(software(first))}")
         key = first.scalar(text("SHOW CLUSTER SETTING enterprise.license"))
         if key:
-            metric = "SELECT metrics->>'seconds.until.enterprise.license.expiry' AS seconds FROM {}.kv_node_status"
-            days = int(max(float(row.seconds or 0) for row in _rows(connections, metric)) // 86400)
+            found = _rows(connections, _EXPIRY)
+            if all(row.seconds is None for row in found):
+                return Finding(Status.WARN, "a key, and this version does not say for how long it is valid")
+            days = int(max(float(row.seconds or 0) for row in found) // 86400)
             status = Status.FAIL if days <= 0 else Status.WARN if days < SOON else Status.PASS
             return Finding(status, f"a key that is valid for {days} days", {"days": days})
         internals(first)
@@ -298,6 +300,13 @@ class TheOthersGoOn(SurvivesALoss):
     def give_back(self, cluster: Cluster) -> None:
         """Start it again."""
         cluster.start_node(cluster.status()[0].name)
+
+
+# The metric goes by either name, by version.
+_EXPIRY = """
+    SELECT coalesce(metrics->>'seconds.until.enterprise.license.expiry', metrics->>'seconds.until.license.expiry') AS seconds
+    FROM {}.kv_node_status
+"""
 
 
 def _rows(connections: Mapping[str, Connection], query: str) -> list[Row[Any]]:

@@ -1,7 +1,7 @@
 """Primary keys made by the node that takes the row: 64 bits, ordered by time, unique over all nodes without talking to them.
 
-`unique_rowid()` puts 48 bits of time before 15 of the node's number. It is what CockroachDB makes of SERIAL, so SQLAlchemy knows the
-column as one that counts by itself: a thousand new objects are one INSERT. Keys that grow with time have a price: new rows
+`unique_rowid()` puts 48 bits of time before 15 of the node's number. The migrations name it; the models call the column one that counts
+by itself, which is what CockroachDB makes of SERIAL too, and what lets SQLAlchemy insert a thousand new objects at once. Keys that grow with time have a price: new rows
 of a table all go to its last range, and one node decides for it. For a table that takes thousands of rows a second use UUIDs.
 """
 

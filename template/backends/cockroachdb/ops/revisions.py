@@ -12,7 +12,7 @@ from typing import Any
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script
-from sqlalchemy import String
+from sqlalchemy import Integer, String
 from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
 
@@ -59,10 +59,12 @@ def differ(
 ) -> bool | None:
     """For Alembic: whether two types are not the same; None: it may decide itself.
 
-    TEXT, STRING and VARCHAR are one type, with or without a length.
+    TEXT, STRING and VARCHAR are one type, with or without a length. Integers are told apart by nobody: the dialect reports all as INT.
     """
     if isinstance(found, String) and isinstance(wanted, String):
         return found.length != wanted.length
+    if isinstance(found, Integer) and isinstance(wanted, Integer):
+        return False
     return None
 
 
