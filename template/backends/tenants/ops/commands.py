@@ -67,7 +67,7 @@ def list_tenants(
             state = f"[{COLOURS.get(one.state, 'red')}]{one.state}[/]"
             table.add_row(one.name, one.server, state, one.revision or "?", _remark(one))
         out.print(table)
-        talk.print(f"{len(found)} tenants", style="dim", highlight=False)
+        talk.print(_count(len(found)), style="dim", highlight=False)
 
 
 @tenants.command()
@@ -160,10 +160,14 @@ def migrate(
         there = len(outcomes) - len(behind) - done
         if behind:
             give_up(
-                f"{len(behind)} of {len(outcomes)} tenants did not come along; {done} were migrated, {there} were there already.\n"
+                f"{len(behind)} of {_count(len(outcomes))} did not come along; {done} migrated, {there} there already.\n"
                 f"{told(behind)}\nRun it again when that is mended: it goes on with them"
             )
-        talk.print(f"[green]migrated[/]: {done} tenants; {there} were there already", highlight=False)
+        talk.print(f"[green]migrated[/]: {_count(done)}; {there} there already", highlight=False)
+
+
+def _count(number: int) -> str:
+    return "1 tenant" if number == 1 else f"{number} tenants"
 
 
 def _remark(one: Placement) -> str:
