@@ -18,11 +18,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.sql.visitors import ExternallyTraversible, iterate
+from sqlalchemy.sql.compiler import Compiled
+from sqlalchemy.sql.visitors import iterate
 
 from ..settings import Settings
 from .backend import Isolation
@@ -75,7 +77,7 @@ class Databases:
             nodes: the URL of every node.
             folder: of the SQLite files.
             log: the PostgreSQL database that keeps the decisions of two-phase commits; the first one if absent.
-            on_step: is told of each step of a two-phase commit, by `Step`.
+            on_step: is told of each step of a two-phase commit.
             options: of every PostgreSQL database, as `Database` takes them.
         """
         self.places = {place.name: place for place in places}
@@ -230,7 +232,7 @@ class Databases:
             )
         for readonly in (False, True):
             event.listen(
-                opened.engine_for(readonly=readonly), "before_execute", _refuse_others(place.name, self._owners)
+                opened.engine_for(readonly=readonly), "before_cursor_execute", _refuse_others(place.name, self._owners)
             )
         return opened
 
@@ -258,16 +260,28 @@ class NamedDatabase(Database):
 
 
 def _refuse_others(name: str, owners: Mapping[MetaData, str]) -> Callable[..., None]:
-    """Refuse a statement on tables of another database, before it is sent."""
+    """Refuse a statement on tables of another database, before it is sent.
 
-    def check(_connection: Connection, statement: ExternallyTraversible, *_rest: object) -> None:
+    SQLAlchemy compiles a statement once and remembers it. So it is looked at once, and costs a set's lookup after that.
+    """
+    accepted: WeakSet[Compiled] = WeakSet()
+
+    def check(
+        _connection: Connection, _cursor: object, _sql: str, _parameters: object, context: Any, _many: bool
+    ) -> None:
+        compiled: Compiled | None = context.compiled
+        if compiled is None or compiled in accepted:
+            return
+        statement: Any = compiled.statement
         for part in iterate(statement):
             if isinstance(part, Table) and owners.get(part.metadata, name) != name:
+                other = owners[part.metadata]
                 raise MisuseError(
-                    f"{part.name} is a table of {owners[part.metadata]}, and this unit of work is on {name}: one transaction "
-                    f"cannot span two databases. Begin another with session({owners[part.metadata]!r}), or say that both "
-                    f"belong together with two_phase({name!r}, {owners[part.metadata]!r})",
+                    f"{part.name} is a table of {other}, and this unit of work is on {name}: one transaction cannot span "
+                    f"two databases. Begin another with session({other!r}), or say that both belong together with "
+                    f"two_phase({name!r}, {other!r})",
                     node=name,
                 )
+        accepted.add(compiled)
 
     return check
