@@ -24,7 +24,7 @@ PURCHASES = """
     CREATE TABLE bench_purchase (
         id bigint PRIMARY KEY, customer_id bigint NOT NULL, amount numeric(18, 2) NOT NULL);
     INSERT INTO bench_purchase
-        SELECT n, 1 + mod(n * 7919, {customers}), mod(n, 1000) FROM generate_series(1, {purchases}) n;
+        SELECT n, 1 + mod(n::bigint * 7919, {customers}), mod(n, 1000) FROM generate_series(1, {purchases}) n;
     CREATE INDEX ON bench_purchase (customer_id);
 """
 

@@ -46,7 +46,7 @@ Outcome: TypeAlias = Literal["commit", "rollback"]
 
 OnStep: TypeAlias = Callable[[str], None]
 
-PREFIX = "shop"
+PREFIX = "{{ package_name }}"
 """Of every prepared transaction of this application; what others prepared on the same server is left alone."""
 
 PATIENCE = 2.0
