@@ -17,7 +17,18 @@ from rich.table import Table
 from benchmarks.ground import Ground
 from benchmarks.rows import Answer, Row, answer
 
-TOPICS = ("keys", "bulk", "routing", "retry", "failover", "replicas", "replica_reads", "promotion", "tenants")
+TOPICS = (
+    "keys",
+    "bulk",
+    "routing",
+    "retry",
+    "failover",
+    "replicas",
+    "replica_reads",
+    "promotion",
+    "tenants",
+    "several",
+)
 """The modules that hold rows, in the order of the table."""
 
 REPORT = Path(__file__).with_name("report.json")

@@ -141,6 +141,35 @@ OF_BACKEND = {
         src/shop/ops/failover.py
         tests/test_replicas.py
     """,
+    "multidb": """
+        cluster/roles.sql
+        cluster/secrets.sh
+        migrations/catalog/0001_catalog.py
+        migrations/orders/0001_orders.py
+        migrations/reports/0001_reports.py
+        src/shop/catalog.py
+        src/shop/orders.py
+        src/shop/places.py
+        src/shop/reports.py
+        src/shop/sales.py
+        src/shop/db/binds.py
+        src/shop/db/changes.py
+        src/shop/db/copies.py
+        src/shop/db/databases.py
+        src/shop/db/mergejoin.py
+        src/shop/db/outbox.py
+        src/shop/db/sqlite.py
+        src/shop/db/twophase.py
+        src/shop/ops/commands.py
+        src/shop/ops/foreign.py
+        src/shop/ops/histories.py
+        tests/test_copies.py
+        tests/test_databases.py
+        tests/test_foreign.py
+        tests/test_mergejoin.py
+        tests/test_outbox.py
+        tests/test_twophase.py
+    """,
     "tenants": """
         cluster/roles.sql
         cluster/secrets.sh

@@ -1,0 +1,58 @@
+"""What concerns several databases, yours to replace: written the way the rest of yours should be.
+
+    databases = open_databases()
+    order = databases.run("orders", orders.place, account_id=…, sku="A-1", quantity=1, amount=…)
+    databases.two_phase("ledger", "orders").run(sales.pay, order_id=order.id, till=…)
+    outbox.deliver(databases, "orders", sales.RECEIVERS)
+
+Each function takes the sessions it works on, one for each database, and leaves committing to who calls it.
+"""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from . import bank, catalog, orders
+from .db import Key
+from .db.databases import Databases
+from .db.mergejoin import merge_join, ordered
+from .db.outbox import Receivers
+from .models import Account
+from .orders import Order, Payment
+
+RECEIVERS: Receivers = {
+    ("catalog", "order placed"): catalog.reserve,
+    ("orders", "sold out"): orders.mark_sold_out,
+}
+"""Who has the effect of which message."""
+
+
+def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Payment:
+    """Move the money in one database and note it in the other; an order that is paid is left as it is.
+
+    Run it by `two_phase`: one without the other would be money taken for nothing, or goods given away.
+
+    Raises:
+        NoResultFound: there is no such order.
+        UnknownAccount: the customer or the till has no account.
+    """
+    order = orders.get_one(Order, order_id, with_for_update=True)
+    paid = orders.scalar(select(Payment).where(Payment.order_id == order_id))
+    if paid is not None:
+        return paid
+    bank.transfer(ledger, source=order.account_id, target=till, amount=order.amount, idempotency_key=order.payment_key)
+    payment = Payment(order_id=order_id, amount=order.amount)
+    orders.add(payment)
+    orders.flush()
+    return payment
+
+
+def orders_with_owners(databases: Databases) -> Iterator[tuple[str, Key, Decimal]]:
+    """Every order with the name of its customer, from two databases, in bounded memory."""
+    with databases.snapshot("ledger") as ledger, databases.snapshot("orders") as placed:
+        owners = ordered(ledger, select(Account.id, Account.owner), by=Account.id)
+        amounts = ordered(placed, select(Order.account_id, Order.id, Order.amount), by=Order.account_id)
+        for (_, owner), (_, order, amount) in merge_join(owners, amounts):
+            yield owner, order, amount
