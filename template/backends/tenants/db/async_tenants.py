@@ -65,6 +65,7 @@ class AsyncTenants:
         self._application_name = application_name
         self._kept: OpenDatabases[AsyncDatabase] = OpenDatabases(keep_open)
         self._databases: WeakValueDictionary[str, AsyncTenantDatabase] = WeakValueDictionary()
+        self._recent: deque[AsyncTenantDatabase] = deque(maxlen=keep_open)
 
     @classmethod
     def from_settings(cls, settings: TenantSettings) -> Self:
@@ -92,6 +93,7 @@ class AsyncTenants:
         database = self._databases.get(name)
         if database is None:
             database = self._databases[name] = AsyncTenantDatabase(self, name)
+            self._recent.append(database)
         return database
 
     def options(

@@ -27,7 +27,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 {% if asyncio %}
 from collections.abc import (
     AsyncGenerator,
@@ -387,6 +387,8 @@ class Tenants:
         self._kept: OpenDatabases[Database] = OpenDatabases(keep_open)
         self._lock = Lock()
         self._databases: WeakValueDictionary[str, TenantDatabase] = WeakValueDictionary()
+        # Those made last are kept, so that not every unit of work makes one.
+        self._recent: deque[TenantDatabase] = deque(maxlen=keep_open)
 
     @classmethod
     def from_settings(cls, settings: TenantSettings) -> Self:
@@ -419,6 +421,7 @@ class Tenants:
             database = self._databases.get(name)
             if database is None:
                 database = self._databases[name] = TenantDatabase(self, name)
+                self._recent.append(database)
             return database
 
     def options(
