@@ -19,6 +19,7 @@ from uuid import uuid4
 import pytest
 
 from conftest import QUESTIONNAIRE, ROOT
+from scaffold import matrix
 from scaffold.render import render
 
 PROFILES = QUESTIONNAIRE.profiles()
@@ -43,6 +44,7 @@ class Project:
     def __init__(self, folder: Path, backend: str) -> None:
         """Render it, under a name that no other project of this machine has: the containers bear it."""
         self.folder = folder
+        self.python = sys.executable
         self.profile = PROFILES[backend]
         self.name = f"test-{backend}-{uuid4().hex[:8]}"
         self.nodes = [node["name"] for node in self.profile["nodes"]]
@@ -72,7 +74,7 @@ class Project:
 
     def shop(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of the project, which must succeed."""
-        result = self.call(sys.executable, "-m", "shop", *arguments)
+        result = self.call(self.python, "-m", "shop", *arguments)
         assert result.returncode == 0, f"shop {' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
         return result
 
@@ -141,6 +143,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for image in sorted(project.images()):
         if project.call("docker", "image", "inspect", image).returncode:
             pytest.skip(f"the image {image} is not here, and tests pull none")
+    project.python = matrix.interpreter(project.folder, tmp_path_factory.mktemp("environment") / ".venv")
     try:
         project.shop("up", "--cluster", "compose")
         project.shop("migrate")
@@ -224,7 +227,7 @@ def test_a_node_promoted_by_mistake_follows_again(followed: Project) -> None:
     """Although it was promoted last, which is what makes a node the writer when it starts."""
     writer = followed.writer()
     mistaken = next(node for node in followed.nodes if node != writer)
-    promoted = followed.call(sys.executable, "-c", PROMOTE, mistaken)
+    promoted = followed.call(followed.python, "-c", PROMOTE, mistaken)
     assert promoted.returncode == 0, promoted.stderr
     assert list(followed.roles().values()).count("writer") == 2
     followed.shop("rejoin", mistaken)

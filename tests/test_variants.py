@@ -119,6 +119,7 @@ OF_BACKEND = {
         cluster/init.sh
         src/shop/db/connection.py
         src/shop/db/deadline.py
+        src/shop/ops/cluster/daemon.py
         src/shop/ops/cluster/gateway.py
         src/shop/ops/cluster/native.py
         src/shop/ops/cluster/stand_in.sql

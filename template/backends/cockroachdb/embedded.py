@@ -1,28 +1,25 @@
 """The stand-in for CockroachDB: one PostgreSQL at SERIALIZABLE behind three names.
 
 Every node is a gateway, a small process with a port of its own that leads to the same server. So every node serves all the data,
-there is one history, a lost race is refused with the same 40001, and whoever talks to a node that is stopped or killed finds his
+there is one history, a lost race is refused with the same 40001, and those who talk to a node that is stopped or killed find their
 connection broken, perhaps in the middle of a COMMIT. What it cannot show is what happens to the data when a node is lost: there is
 only one copy. `native.py` runs real nodes, if there is a program to run.
 """
 
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 
 import psycopg
 
-from . import ClusterError, write_private
+from .daemon import Daemon
 from .native import Native, find_program
 from .nodes import NODES, Node
 from .process import Process
 from .processes import Processes, State, answers
-from .server import READY_TIMEOUT
 
 SERVER = Node("server", 0, "server", 26256)
 """The one PostgreSQL behind the nodes."""
@@ -79,7 +76,7 @@ def default_kind() -> str:
 
 
 @dataclass(frozen=True)
-class Gateway(Process):
+class Gateway(Daemon):
     """A node: the program is `gateway.py`."""
 
     node: Node
@@ -88,44 +85,24 @@ class Gateway(Process):
     log: Path
 
     @property
-    def pid_file(self) -> Path:
-        """Written when it is started."""
-        return self.log.with_suffix(".pid")
+    def command(self) -> Sequence[str]:
+        """Python, with what it needs to know."""
+        program = Path(__file__).with_name("gateway.py")
+        numbers = (self.node.number, self.port, self.server_port)
+        return (sys.executable, "-I", str(program), self.node.name, *map(str, numbers))
 
     @property
     def mark(self) -> str:
         """The ports are nobody else's."""
-        return "\0".join(self._command[2:])
+        return "\0".join(self.command[2:])
 
-    @property
-    def _command(self) -> list[str]:
-        program = Path(__file__).with_name("gateway.py")
-        numbers = (self.node.number, self.port, self.server_port)
-        return [sys.executable, "-I", str(program), self.node.name, *map(str, numbers)]
-
-    def spawn(self) -> "Popen[bytes]":
-        """Start it without waiting for it."""
-        with self.log.open("ab") as log:
-            process = Popen(self._command, stdin=DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True)
-        write_private(self.pid_file, f"{process.pid}\n")
-        return process
-
-    def wait_until_ready(self, process: "Popen[bytes]") -> bool:
-        """Wait for what was spawned; False if it ended instead, as it does when its port was taken meanwhile."""
-        deadline = time.monotonic() + READY_TIMEOUT
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                return False
-            if answers(self.port):
-                # It is to outlive this process; left at None, Popen would complain about that.
-                process.returncode = 0
-                return True
-            time.sleep(0.005)
-        raise ClusterError(f"{self.node.name} is not ready after {READY_TIMEOUT:.0f} s; its log is {self.log}")
+    def is_there(self) -> bool:
+        """Whether it takes connections."""
+        return answers(self.port)
 
     def is_ready(self) -> bool:
         """Whether it runs and leads to a server that answers."""
-        return self.pid() is not None and answers(self.port) and answers(self.server_port)
+        return self.pid() is not None and self.is_there() and answers(self.server_port)
 
     def signal(self, number: signal.Signals) -> int | None:
         """Stop it, however gently it was meant: it has nothing to finish."""

@@ -28,9 +28,9 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 
 from ...settings import URL_SCHEME
-from . import ClusterError, write_private
+from . import ClusterError
+from .daemon import READY_TIMEOUT, Daemon
 from .nodes import DATABASE, NODES, Node
-from .process import Process
 from .processes import Processes, State
 
 {% if secure %}
@@ -38,9 +38,6 @@ OPERATIONS = "operations"
 """The role that may do everything, for migrations and `verify`."""
 
 {% endif %}
-READY_TIMEOUT = 60.0
-"""Seconds that a node gets to be ready; an idle machine takes 2, one that catches up more."""
-
 FIRST_HTTP_PORT = 8080
 """Where the first node shows its console; the others follow."""
 
@@ -116,7 +113,7 @@ class Native(Processes):
             "--cache=64MiB",
             "--max-sql-memory=128MiB",
         )
-        return CockroachNode(node, command, http_port, self._authority, self._data / f"{node.name}.log")
+        return CockroachNode(command, http_port, self._authority, self._data / f"{node.name}.log")
 
     def _start(self, state: State, nodes: Sequence[Node]) -> None:
         if nodes:
@@ -247,46 +244,27 @@ def _console(node: Node) -> Node:
 
 
 @dataclass(frozen=True)
-class CockroachNode(Process):
+class CockroachNode(Daemon):
     """One node."""
 
-    node: Node
-    command: tuple[str, ...]
+    arguments: tuple[str, ...]
     http_port: int
     authority: Path | None
     log: Path
 
     @property
-    def pid_file(self) -> Path:
-        """Written when it is started."""
-        return self.log.with_suffix(".pid")
+    def command(self) -> Sequence[str]:
+        """The program and its arguments."""
+        return self.arguments
 
     @property
     def mark(self) -> str:
         """Its store is nobody else's."""
-        return self.command[2]
+        return next(argument for argument in self.arguments if argument.startswith("--store="))
 
-    def spawn(self) -> "subprocess.Popen[bytes]":
-        """Start it without waiting for it."""
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
-            )
-        write_private(self.pid_file, f"{process.pid}\n")
-        return process
-
-    def wait_until_ready(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Wait until it listens, which a node does before it belongs to a cluster; False if it ended instead."""
-        deadline = time.monotonic() + READY_TIMEOUT
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                return False
-            if self._health() is not None:
-                # It is to outlive this process; left at None, Popen would complain about that.
-                process.returncode = 0
-                return True
-            time.sleep(0.02)
-        raise ClusterError(f"{self.node.name} is not there after {READY_TIMEOUT:.0f} s; its log is {self.log}")
+    def is_there(self) -> bool:
+        """Whether it listens, which it does before it belongs to a cluster."""
+        return self._health() is not None
 
     def is_ready(self) -> bool:
         """Whether it runs, belongs to a cluster and serves clients."""

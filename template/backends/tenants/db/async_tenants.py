@@ -135,55 +135,112 @@ class AsyncTenants:
         """The tenants that are served, in order."""
         return await self._registry.active()
 
-    @asynccontextmanager
-    async def each(
+    def transactional(self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """As a decorator: the function is called without the session, and runs as `run` has it."""
+
+        @functools.wraps(work)
+        async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.run(work, *args, **kwargs)
+
+        return run
+
+    def each(
         self,
         work: Callable[[AsyncUnitOfWork], Awaitable[T]],
         *,
         tenants: Iterable[str] | None = None,
         at_once: int = 8,
-    ) -> AsyncIterator[AsyncIterator[tuple[str, T]]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, T]]]:
         """What `await work(session)` returns for each tenant, on a session that only reads, in the order in which they end.
 
             async with db.each(count) as answers:
                 async for tenant, number in answers: ...
 
-        Whoever leaves the block before the end is waited for by nobody: what still runs is cancelled.
+        Whoever leaves the block before the end waits for those that are being asked at that moment, and for no others.
 
         Raises:
             SomeTenantsFailed: in the end, if some did; the others' answers came before.
         """
+
+        async def ask(name: str) -> AsyncGenerator[list[T], None]:
+            yield [await self.of(name).read(work)]
+
+        return self._fan_out(ask, tenants, at_once)
+
+    def query(
+        self, statement: Select[Any], *, tenants: Iterable[str] | None = None, at_once: int = 8
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, Row[Any]]]]:
+        """The rows of a query over all tenants, as `Tenants.query`.
+
+            async with db.query(select(Account)) as rows:
+                async for tenant, row in rows: ...
+
+        Raises:
+            SomeTenantsFailed: in the end, if some did; the others' rows came before, and perhaps some of theirs.
+        """
+
+        async def ask(name: str) -> AsyncGenerator[list[Row[Any]], None]:
+            async with self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session:
+                found = await session.stream(statement, execution_options={"yield_per": CHUNK_ROWS})
+                try:
+                    async for rows in found.partitions():
+                        yield list(rows)
+                finally:
+                    await found.close()
+
+        return self._fan_out(ask, tenants, at_once)
+
+    @asynccontextmanager
+    async def _fan_out(
+        self, ask: Callable[[str], AsyncGenerator[list[T], None]], tenants: Iterable[str] | None, at_once: int
+    ) -> AsyncIterator[AsyncIterator[tuple[str, T]]]:
         if at_once < 1:
             raise MisuseError(f"at least one tenant is asked at a time, not {at_once}")
         names = await self.names() if tenants is None else list(tenants)
         room = asyncio.Semaphore(at_once)
+        answers: asyncio.Queue[tuple[str, list[T]] | _Ended] = asyncio.Queue(at_once)
+        enough = asyncio.Event()
 
-        async def ask(name: str) -> T:
+        async def worker(name: str) -> None:
+            failure = None
             async with room:
-                return await self.of(name).read(work)
+                if enough.is_set():
+                    return
+                try:
+                    async with aclosing(ask(name)) as asked:
+                        async for found in asked:
+                            await answers.put((name, found))
+                            if enough.is_set():
+                                return
+                except Exception as error:
+                    failure = error
+                await answers.put(_Ended(name, failure))
 
-        tasks = {asyncio.create_task(ask(name)): name for name in names}
-
-        async def answers() -> AsyncIterator[tuple[str, T]]:
+        async def merged() -> AsyncIterator[tuple[str, T]]:
             failures: dict[str, Exception] = {}
-            waiting = set(tasks)
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    error = task.exception()
-                    if isinstance(error, Exception):
-                        failures[tasks[task]] = error
-                    else:
-                        yield tasks[task], task.result()
+            left = len(names)
+            while left:
+                answer = await answers.get()
+                if isinstance(answer, _Ended):
+                    left -= 1
+                    if answer.failure is not None:
+                        failures[answer.name] = answer.failure
+                else:
+                    for one in answer[1]:
+                        yield answer[0], one
             if failures:
                 raise SomeTenantsFailed(failures, len(names))
 
+        tasks = [asyncio.create_task(worker(name)) for name in names]
         try:
-            yield answers()
+            yield merged()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Not cancelled, which would tear their connections: each ends after the chunk that it is at.
+            enough.set()
+            while any(not task.done() for task in tasks):
+                while not answers.empty():
+                    answers.get_nowait()
+                await asyncio.wait(tasks, timeout=0.005)
 
     async def _begin(self, name: str, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
         deadline = time.monotonic() + SWITCH_PATIENCE
