@@ -207,8 +207,8 @@ ROWS = [
         name="several: a two-phase commit against two commits",
         measure=commits,
         goal=at_most(2.0),
-        why_missed="nine statements instead of six, on servers that wait for no disk: there a statement costs as "
-        "much as a commit, and so does the Python around it; see the row at 2 ms",
+        why_missed="nine statements instead of six, on servers that wait for no disk: there a statement "
+        "costs as much as a commit, and so does the Python around it; see the row at 2 ms",
     ),
     Row(name="several: the same, 2 ms", measure=commits_far, goal=at_most(2.0)),
 ]
