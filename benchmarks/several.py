@@ -203,6 +203,12 @@ ROWS = [
     ),
     Row(name="several: that join against a list comprehension", measure=duration, goal=at_most(1.0)),
     Row(name="several: that join against foreign tables", measure=foreign, goal=at_most(2.0)),
-    Row(name="several: a two-phase commit against two commits", measure=commits, goal=at_most(2.0)),
+    Row(
+        name="several: a two-phase commit against two commits",
+        measure=commits,
+        goal=at_most(2.0),
+        why_missed="nine statements instead of six, on servers that wait for no disk: there a statement "
+        "costs as much as a commit, and so does the Python around it; see the row at 2 ms",
+    ),
     Row(name="several: the same, 2 ms", measure=commits_far, goal=at_most(2.0)),
 ]
