@@ -28,7 +28,7 @@ from scaffold.render import render
 # The projects run clusters: more at once would measure the machine, not the projects.
 AT_ONCE = 2
 # Of one project's tests, in seconds; arbitrary, many times what they take.
-TIMEOUT = 900.0
+TIMEOUT = 1800.0
 # Seconds that interrupted tests get to stop their servers.
 GRACE = 20.0
 
