@@ -89,16 +89,24 @@ class Gateway(Daemon):
         """Python, with what it needs to know."""
         program = Path(__file__).with_name("gateway.py")
         numbers = (self.node.number, self.port, self.server_port)
-        return (sys.executable, "-I", str(program), self.node.name, *map(str, numbers))
+        return (sys.executable, "-I", str(program), self.node.name, *map(str, numbers), str(self._ready_file))
 
     @property
     def mark(self) -> str:
         """The ports are nobody else's."""
         return "\0".join(self.command[2:])
 
+    @property
+    def _ready_file(self) -> Path:
+        """Written by the gateway itself, once it listens."""
+        return self.log.with_suffix(".ready")
+
     def is_there(self) -> bool:
-        """Whether it takes connections."""
-        return answers(self.port)
+        """Whether it takes connections: it and nobody else, who may have been quicker to take the port."""
+        try:
+            return self._ready_file.read_text().split() == list(self.recorded()[:1])
+        except OSError:
+            return False
 
     def is_ready(self) -> bool:
         """Whether it runs and leads to a server that answers."""

@@ -45,7 +45,7 @@ class Daemon(Process):
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 return False
-            if self.is_there():
+            if self.is_there() and process.poll() is None:
                 # It is to outlive this process; left at None, Popen would complain about that.
                 process.returncode = 0
                 return True

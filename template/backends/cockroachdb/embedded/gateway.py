@@ -1,6 +1,8 @@
 """A node of the stand-in: a port of its own that leads to the one PostgreSQL behind all of them.
 
-    python gateway.py NAME NUMBER PORT SERVER_PORT
+    python gateway.py NAME NUMBER PORT SERVER_PORT READY
+
+Once it listens it writes its process id into the file READY: that somebody answers on the port does not say that it is this one.
 
 A session that comes this way is told at login what it talks to, as CockroachDB tells it, and the server is told through which node
 it came (`SHOW stand_in.node`). When this process ends, all its connections break, as they do when a node is lost.
@@ -9,10 +11,12 @@ It runs by itself, without the rest of the package, so that it starts in a momen
 """
 
 import asyncio
+import os
 import signal
 import struct
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 """https://www.postgresql.org/docs/current/protocol-message-formats.html"""
@@ -103,9 +107,10 @@ async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> 
             target.write_eof()
 
 
-async def _main(name: str, number: str, port: str, server_port: str) -> None:
+async def _main(name: str, number: str, port: str, server_port: str, ready: str) -> None:
     gateway = Gateway(name, int(number), int(server_port))
     server = await asyncio.start_server(gateway.serve, "127.0.0.1", int(port), backlog=200)
+    Path(ready).write_text(f"{os.getpid()}\n")
     await server.serve_forever()
 
 

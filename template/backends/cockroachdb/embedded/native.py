@@ -38,6 +38,9 @@ OPERATIONS = "operations"
 """The role that may do everything, for migrations and `verify`."""
 
 {% endif %}
+SETTLING = 0.3
+"""Seconds after which a node whose port is taken has ended. Arbitrary: it takes 0.1."""
+
 FIRST_HTTP_PORT = 8080
 """Where the first node shows its console; the others follow."""
 
@@ -264,7 +267,11 @@ class CockroachNode(Daemon):
 
     def is_there(self) -> bool:
         """Whether it listens, which it does before it belongs to a cluster."""
-        return self._health() is not None
+        if self._health() is None:
+            return False
+        # Somebody else may have been quicker to take the port: then it ends at once.
+        time.sleep(SETTLING)
+        return self.pid() is not None
 
     def is_ready(self) -> bool:
         """Whether it runs, belongs to a cluster and serves clients."""
