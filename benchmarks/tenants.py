@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import random
+import re
 import secrets
 import statistics
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine, insert, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from benchmarks.ground import ROUND_TRIP, Ground, Project, administration
@@ -22,6 +24,8 @@ from benchmarks.timing import alternate, per_second, seconds_of, short, spread
 CONNECTIONS = 20
 """To each server, as the project has it."""
 CLIENTS = 16
+FULL = re.compile("too many clients|remaining connection slots")
+"""How a server says that it has no connection left."""
 
 
 def tenants(ground: Ground) -> Project:
@@ -190,7 +194,9 @@ def unbounded(project: Project, names: list[str]) -> int:
             try:
                 with engine.connect() as connection:
                     connection.execute(text("SELECT 1"))
-            except Exception:
+            except OperationalError as error:
+                if not FULL.search(str(error)):
+                    raise
                 return len(engines) - 1
         return len(engines)
     finally:
