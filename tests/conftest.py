@@ -6,11 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from own_tests import Reach, Runs
 from scaffold import environment, matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
@@ -24,6 +27,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".demo", ".*_cache", "__pycache__", "build", "dist")
+
+# Bytes that the clusters of a few projects at once never need.
+ROOM = 4 * 2**30
 
 QUESTIONNAIRE = Questionnaire(ROOT)
 VARIANTS = {variant.name: variant for variant in matrix.variants(QUESTIONNAIRE)}
@@ -75,6 +81,24 @@ def _own_git_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _clusters_in_memory() -> Iterator[None]:
+    """Clusters live in memory where there is room, if we are root: thousands of files come and go.
+
+    Else the disk is what is measured: ext4 without a journal remembers for minutes what was deleted, and
+    looks through all of it for each new file.
+    """
+    memory = Path("/dev/shm")  # noqa: S108
+    if os.geteuid() or not memory.is_dir() or shutil.disk_usage(memory).free < ROOM:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder, pytest.MonkeyPatch.context() as patch:
+        # The servers run as somebody else.
+        Path(folder).chmod(0o711)
+        patch.setenv("PG_RUN_DIR", folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds every variant, each in a folder of its name."""
@@ -103,6 +127,38 @@ def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         return found[wanted]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def runs(
+    renders: Path, interpreter: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runs]:
+    """The runs, on their way."""
+    folder = tmp_path_factory.mktemp("run")
+    runs = Runs()
+    shared: dict[str, Future[matrix.Outcome]] = {}
+    with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
+        try:
+            for name in EVERY:
+                reach = Reach(files(renders / name), interpreter(name))
+                keys = {module: reach.of(module) for module in reach.test_modules}
+                new = [module for module, key in keys.items() if key not in shared]
+                if new:
+                    project = shutil.copytree(renders / name, folder / name)
+                    run = runs.start(pool, project, interpreter(name), new)
+                    shared |= {keys[module]: run for module in new}
+                runs.results[name] = list(dict.fromkeys(shared[key] for key in keys.values()))
+            yield runs
+        finally:
+            runs.wanted = False
+            pool.shutdown(wait=False, cancel_futures=True)
+            matrix.stop(runs.running)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_begin_with_the_first_test(request: pytest.FixtureRequest) -> None:
+    if any("runs" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("runs")
 
 
 @pytest.fixture(scope="session")

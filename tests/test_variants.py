@@ -1,21 +1,19 @@
 """Every variant is a project that one would have written by hand: sound, tidy, green on its own servers."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, digest, files
-from scaffold import matrix
+from own_tests import Reach, Runs
 
 Rendered = Callable[[str], Path]
 Interpreter = Callable[[str], str]
@@ -30,11 +28,6 @@ WORDS = {
 }
 # Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
-# What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
-# real nodes by the project's own test_native.py where there is a program.
-PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
-NOT_RUN = ("compose.yaml", "cluster/")
-NOT_RUN_EITHER = ("/ops/cluster/compose.py", *(() if PROGRAM else ("/ops/cluster/native.py",)))
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 
 # Every project holds these files,
@@ -197,8 +190,12 @@ OF_BACKEND = {
 OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
 # those of the two together,
 OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql"}
-# and those of asyncio.
-OF_ASYNCIO = {True: "src/shop/db/aio.py tests/test_aio.py", False: ""}
+# and those of asyncio, of all projects and of its backend.
+OF_ASYNCIO = "src/shop/db/aio.py tests/test_aio.py"
+OF_BACKEND_AND_ASYNCIO = {
+    "cockroachdb": "tests/test_aio_backend.py",
+    "tenants": "src/shop/db/aio_tenants.py",
+}
 
 
 def run(*command: str | Path, cwd: Path) -> None:
@@ -294,8 +291,10 @@ def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
 def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) -> None:
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
     backend, keys = answers["backend"], answers["keys"]
-    parts = (FILES, OF_BACKEND[backend], OF_KEYS[keys], OF_ASYNCIO[answers["asyncio"]])
-    expected = " ".join([*parts, OF_BOTH.get((backend, keys), "")]).split()
+    parts = [FILES, OF_BACKEND[backend], OF_KEYS[keys], OF_BOTH.get((backend, keys), "")]
+    if answers["asyncio"]:
+        parts += [OF_ASYNCIO, OF_BACKEND_AND_ASYNCIO.get(backend, "")]
+    expected = " ".join(parts).split()
     package = f"src/{answers['package_name']}/"
     assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)
 
@@ -342,48 +341,6 @@ def test_docker_accepts_the_compose_file(name: str, rendered: Rendered, tmp_path
     run("docker", "compose", "config", "--quiet", cwd=project)
 
 
-def behaviour(project: Path) -> str:
-    """Return what a project does, as opposed to what is said about it and under which licence."""
-    content = {name: data.decode() for name, data in files(project).items()}
-    declared = tomllib.loads(content.pop("pyproject.toml"))
-    said = {"LICENSE", "README.md", ".copier-answers.yml"}
-    said |= {name for name in content if name.startswith(NOT_RUN) or name.endswith(NOT_RUN_EITHER)}
-    fields = {"license", "classifiers", "description", "authors"}
-    kept = {name: text for name, text in content.items() if name not in said}
-    project_fields = {name: value for name, value in declared.pop("project").items() if name not in fields}
-    return repr((kept, project_fields, declared))
-
-
-@pytest.fixture(scope="session")
-def outcomes(
-    renders: Path, interpreter: Interpreter, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[matrix.Outcome]]]:
-    """The outcome of each variant's own tests, which start once somebody asks for the first one.
-
-    Variants that behave the same to the last byte share one run: a licence cannot fail a test.
-    """
-    folder = tmp_path_factory.mktemp("run")
-    with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
-        runs: dict[str, Future[matrix.Outcome]] = {}
-        by_name = {}
-        for name in EVERY:
-            same = behaviour(renders / name)
-            if same not in runs:
-                project = shutil.copytree(renders / name, folder / name)
-                runs[same] = pool.submit(matrix.run_tests, project, interpreter(name))
-            by_name[name] = runs[same]
-        yield by_name
-        pool.shutdown(cancel_futures=True)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_project_passes_its_own_tests(name: str, outcomes: dict[str, Future[matrix.Outcome]]) -> None:
-    outcome = outcomes[name].result()
-    if outcome.status == "SKIP":
-        pytest.skip(outcome.summary)
-    assert outcome.status == "PASS", outcome.log.read_text(errors="replace")[-6000:]
-
-
 # Text that breaks things
 
 
@@ -424,3 +381,54 @@ def test_a_project_can_be_built(name: str, rendered: Rendered) -> None:
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
     assert metadata["name"] == answers["project_name"].replace("_", "-")
     assert metadata["requires-python"] == f">={answers['python_version']}"
+
+
+# Their own tests, last: they have been running since the first test of this run began
+
+
+@pytest.fixture(scope="session")
+def every_slot(runs: Runs) -> None:
+    """Nothing else is left to do."""
+    runs.slots.release()
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.usefixtures("every_slot")
+def test_a_project_passes_its_own_tests(name: str, runs: Runs) -> None:
+    for run in runs.results[name]:
+        outcome = run.result()
+        if outcome.status == "SKIP":
+            pytest.skip(outcome.summary)
+        assert outcome.status == "PASS", outcome.log.read_text(errors="replace")[-6000:]
+
+
+def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp_path: Path) -> None:
+    project = shutil.copytree(rendered(DEFAULT), tmp_path / "shop")
+
+    def keys() -> dict[str, str]:
+        reach = Reach(files(project), sys.executable)
+        return {module: reach.of(module) for module in reach.test_modules}
+
+    def changed(file: str) -> set[str]:
+        before = keys()
+        path = project / file
+        path.write_text(path.read_text() + "# changed\n")
+        after = keys()
+        return {module for module in before if before[module] != after[module]}
+
+    every = set(keys())
+    assert (
+        changed("README.md") == changed("compose.yaml") == changed("src/shop/ops/cluster/compose.py") == set()
+    )
+    assert changed("src/shop/db/retry.py") == changed("tests/conftest.py") == every
+    assert (
+        changed("migrations/versions/0001_ledger.py")
+        == changed("src/shop/ops/cluster/snowflake.sql")
+        == every
+    )
+    assert changed("tests/lossy.py") == {"tests/test_bank.py", "tests/test_bulk.py"}
+    assert changed("src/shop/ops/verify/report.py") == {
+        "tests/test_bulk.py",
+        "tests/test_cli.py",
+        "tests/test_verify.py",
+    }

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,17 +89,23 @@ def run_all(chosen: list[Variant], folder: Path) -> Iterator[Outcome]:
                 zip(chosen, pythons, strict=True),
             )
         except BaseException:
-            # They have sessions of their own, which Ctrl-C at the terminal does not reach.
-            for process in list(running):
-                _stop(process)
+            stop(running)
             raise
 
 
-def run_tests(project: Path, python: str, running: set[Tests] | None = None) -> Outcome:
+def stop(running: set[Tests]) -> None:
+    """End tests that are running: Ctrl-C at the terminal does not reach their sessions."""
+    for process in list(running):
+        _stop(process)
+
+
+def run_tests(
+    project: Path, python: str, running: set[Tests] | None = None, modules: Iterable[str] = ()
+) -> Outcome:
     """Run the tests of one project, as `make test` there does, with an interpreter that has what it needs.
 
     What pytest prints is kept beside the project, in a log of its name. While it runs, its process is in
-    `running`.
+    `running`. All tests are run, or those of `modules`.
     """
     log = project.parent / f"{project.name}.log"
     needed = _python_needed(project)
@@ -109,7 +115,7 @@ def run_tests(project: Path, python: str, running: set[Tests] | None = None) -> 
     running = set() if running is None else running
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
             cwd=project,
             env={**os.environ, "PYTHONPATH": "src"},
             stdout=output,

@@ -4,9 +4,6 @@ A connection belongs to one database for life, so what databases can share is th
 spare, the idle connection that was not used for longest is closed to make room; one that is in use never is.
 """
 
-{% if asyncio %}
-import asyncio
-{% endif %}
 import select
 import threading
 import time
@@ -16,9 +13,6 @@ from typing import Any, ClassVar
 from sqlalchemy import Pool
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
-{% if asyncio %}
-from sqlalchemy.util import await_only
-{% endif %}
 
 
 class ServerBudget:
@@ -191,48 +185,3 @@ class BudgetedPool(Pool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         self.budget.give(self, record)
-{% if asyncio %}
-
-
-class AsyncServerBudget(ServerBudget):
-    """The same for one event loop, which nobody who waits holds up."""
-
-    def __init__(self, server: str, size: int, *, timeout: float) -> None:
-        super().__init__(server, size, timeout=timeout)
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def pool_class(self) -> type[BudgetedPool]:
-        """As for threads, and known to SQLAlchemy as one for asyncio."""
-
-        class PoolOfServer(BudgetedPool):
-            _is_asyncio = True
-            budget = self
-
-        return PoolOfServer
-
-    def _wait(self, seconds: float) -> bool:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._changed.release()
-        try:
-            await_only(asyncio.wait_for(future, max(0.0, seconds)))
-        except TimeoutError:
-            return False
-        except BaseException:
-            if future.done() and not future.cancelled():
-                # Told, and cancelled before it could look: somebody else should.
-                self._tell(1)
-            raise
-        else:
-            return True
-        finally:
-            self._changed.acquire()
-            if future in self._waiting:
-                self._waiting.remove(future)
-
-    def _tell(self, count: int) -> None:
-        for future in self._waiting[:count]:
-            self._waiting.remove(future)
-            if not future.done():
-                future.set_result(None)
-{% endif %}

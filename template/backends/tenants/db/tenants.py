@@ -8,10 +8,6 @@
         db.run(bank.open_account, owner="Ada")                      # whoever the current tenant is
     for tenant, row in db.query(select(Account)): ...               # all tenants, streamed
     bulk_load(db.of("acme"), Account, rows)                         # what takes a `Database` takes one tenant's
-{% if asyncio %}
-
-and `AsyncTenants` for asyncio, with the same names and rules.
-{% endif %}
 
 A tenant's database is an ordinary `Database` of one node, made on first use. What is added here: which server that is, asked of
 the registry and remembered; a bound on how many databases are kept open, and on the connections to each server; and that a
@@ -21,38 +17,12 @@ How a move is noticed: a database that leaves a server first refuses logins ther
 the registry again. So what is remembered may be old, but it can do no harm: no two places ever take writes.
 """
 
-{% if asyncio %}
-import asyncio
-{% endif %}
 import functools
 import logging
 import time
 from collections import OrderedDict, deque
-{% if asyncio %}
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    aclosing,
-    asynccontextmanager,
-    closing,
-    contextmanager,
-    suppress,
-)
-{% else %}
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-{% endif %}
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
@@ -67,36 +37,12 @@ from sqlalchemy.exc import DBAPIError
 
 from ..settings import Settings
 from . import backend
-{% if asyncio %}
-from .aio import AsyncDatabase, AsyncOptions, AsyncUnitOfWork
-{% endif %}
 from .backend import Isolation
-{% if asyncio %}
-from .budget import AsyncServerBudget, BudgetedPool, ServerBudget
-{% else %}
 from .budget import BudgetedPool, ServerBudget
-{% endif %}
 from .database import Database, Options, options_from
 from .engines import Engines, PoolLimits, Timeouts
 from .errors import DatabaseError, MisuseError, NodeUnavailable
-{% if asyncio %}
-from .registry import (
-    ACTIVE,
-    REGISTRY_POOL,
-    Placement,
-    Registry,
-    State,
-    TenantSuspended,
-    UnknownTenant,
-    answer,
-    question,
-    registry_url,
-    shown,
-    silent,
-)
-{% else %}
 from .registry import Placement, Registry, State, TenantSuspended, UnknownTenant, registry_url, shown
-{% endif %}
 from .retry import Counters, RetryPolicy, first_line, sqlstate_of
 from .routing import Route
 from .unit import UnitOfWork
@@ -536,10 +482,10 @@ class Tenants:
         waiting: Queue[str] = Queue()
         for name in names:
             waiting.put(name)
-        answers: Queue[tuple[str, T] | _Ended] = Queue(at_once)
+        answers: Queue[tuple[str, T] | Ended] = Queue(at_once)
         enough = Event()
 
-        def put(answer: "tuple[str, T] | _Ended") -> bool:
+        def put(answer: "tuple[str, T] | Ended") -> bool:
             while not enough.is_set():
                 with suppress(Full):
                     answers.put(answer, timeout=0.1)
@@ -558,7 +504,7 @@ class Tenants:
                                     return
                     except Exception as error:
                         failure = error
-                    put(_Ended(name, failure))
+                    put(Ended(name, failure))
 
         threads = [Thread(target=worker, daemon=True) for _ in range(min(at_once, len(names)))]
         for thread in threads:
@@ -568,7 +514,7 @@ class Tenants:
             left = len(names)
             while left:
                 answer = answers.get()
-                if isinstance(answer, _Ended):
+                if isinstance(answer, Ended):
                     left -= 1
                     if answer.failure is not None:
                         failures[answer.name] = answer.failure
@@ -648,7 +594,7 @@ class Tenants:
 
 
 @dataclass(frozen=True)
-class _Ended:
+class Ended:
     """A tenant has given all its answers."""
 
     name: str
@@ -687,8 +633,3 @@ def no_engine(tenant: str, node: str) -> MisuseError:
 def is_login_refused(error: DBAPIError) -> bool:
     """Whether a server took the connection and refused the login: a role that is gone or closed, another password."""
     return sqlstate_of(error) is None and backend.LOGIN_REFUSED.search(str(error.orig)) is not None
-{% if asyncio %}
-
-
-{% include 'template/backends/' ~ backend ~ '/db/async_tenants.py' %}
-{% endif %}

@@ -1,3 +1,107 @@
+"""The databases of all tenants for asyncio, with the names and rules of `tenants`.
+
+    db = AsyncTenants.from_settings(TenantSettings())
+
+    await db.options(tenant="acme").run(open_account, owner="Ada")   # as `AsyncDatabase.run`, in the database of acme
+    async with db.session(tenant="acme") as session: ...             # one transaction, not retried
+    with use_tenant("acme"):                                         # around a web request:
+        await db.run(open_account, owner="Ada")                      # whoever the current tenant is
+    async with db.query(select(Account)) as rows: ...                # all tenants, streamed
+
+For one event loop. What is decided, and when, is the same.
+"""
+
+import asyncio
+import functools
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from weakref import WeakValueDictionary
+
+from sqlalchemy import Row, Select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
+
+from .aio import AsyncDatabase, AsyncOptions, AsyncUnitOfWork
+from .backend import Isolation
+from .budget import BudgetedPool, ServerBudget
+from .engines import PoolLimits, Timeouts
+from .errors import MisuseError, NodeUnavailable
+from .registry import ACTIVE, REGISTRY_POOL, Placement, answer, question, shown, silent
+from .retry import Counters, RetryPolicy
+from .routing import Route
+from .tenants import (
+    CHUNK_ROWS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    SWITCH_PATIENCE,
+    Ended,
+    Open,
+    OpenDatabases,
+    SomeTenantsFailed,
+    TenantSettings,
+    address_of,
+    away,
+    chosen,
+    is_login_refused,
+    no_engine,
+    on_its_way,
+    served,
+    tenant_options,
+)
+from .unit import UnitOfWork
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncServerBudget(ServerBudget):
+    """The same for one event loop, which nobody who waits holds up."""
+
+    def __init__(self, server: str, size: int, *, timeout: float) -> None:
+        super().__init__(server, size, timeout=timeout)
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def pool_class(self) -> type[BudgetedPool]:
+        """As for threads, and known to SQLAlchemy as one for asyncio."""
+
+        class PoolOfServer(BudgetedPool):
+            _is_asyncio = True
+            budget = self
+
+        return PoolOfServer
+
+    def _wait(self, seconds: float) -> bool:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._changed.release()
+        try:
+            await_only(asyncio.wait_for(future, max(0.0, seconds)))
+        except TimeoutError:
+            return False
+        except BaseException:
+            if future.done() and not future.cancelled():
+                # Told, and cancelled before it could look: somebody else should.
+                self._tell(1)
+            raise
+        else:
+            return True
+        finally:
+            self._changed.acquire()
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _tell(self, count: int) -> None:
+        for future in self._waiting[:count]:
+            self._waiting.remove(future)
+            if not future.done():
+                future.set_result(None)
+
+
 class AsyncRegistry:
     """The registry, asked from an event loop."""
 
@@ -36,7 +140,7 @@ class AsyncRegistry:
 
 
 class AsyncTenants:
-    """`Tenants` for asyncio, for one event loop: what is decided, and when, is the same."""
+    """`Tenants` for asyncio."""
 
     def __init__(
         self,
@@ -200,7 +304,7 @@ class AsyncTenants:
             raise MisuseError(f"at least one tenant is asked at a time, not {at_once}")
         names = await self.names() if tenants is None else list(tenants)
         room = asyncio.Semaphore(at_once)
-        answers: asyncio.Queue[tuple[str, list[T]] | _Ended] = asyncio.Queue(at_once)
+        answers: asyncio.Queue[tuple[str, list[T]] | Ended] = asyncio.Queue(at_once)
         enough = asyncio.Event()
 
         async def worker(name: str) -> None:
@@ -216,14 +320,14 @@ class AsyncTenants:
                                 return
                 except Exception as error:
                     failure = error
-                await answers.put(_Ended(name, failure))
+                await answers.put(Ended(name, failure))
 
         async def merged() -> AsyncIterator[tuple[str, T]]:
             failures: dict[str, Exception] = {}
             left = len(names)
             while left:
                 answer = await answers.get()
-                if isinstance(answer, _Ended):
+                if isinstance(answer, Ended):
                     left -= 1
                     if answer.failure is not None:
                         failures[answer.name] = answer.failure

@@ -1,0 +1,127 @@
+"""The variants' own tests: what two variants share to the last byte is run once, in the background."""
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import threading
+import tomllib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Executor, Future
+from functools import cached_property
+from pathlib import Path
+
+from scaffold import matrix
+
+# What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
+# real nodes by the project's own test_native.py where there is a program.
+PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
+NOT_RUN = ("compose.yaml", "cluster/", "/cluster/compose.py", *(() if PROGRAM else ("/cluster/native.py",)))
+# What is said about a project, not done by it.
+SAID = {"LICENSE", "README.md", ".copier-answers.yml", "pyproject.toml"}
+SAID_FIELDS = {"license", "classifiers", "description", "authors"}
+# The interpreter that the tests run with has what is needed, and is part of the answer itself.
+NEEDED_FIELDS = {"dependencies", "optional-dependencies"}
+
+
+class Reach:
+    """What each test module of a project can reach.
+
+    Imports are followed from module to module, those inside functions and inside code that is a string too.
+    What is no module of the project is reached by all: migrations, settings of tools, files that are read.
+    """
+
+    def __init__(self, project: Mapping[str, bytes], python: str) -> None:
+        """Read the project, given as its files, whose tests are run with that interpreter."""
+        every = {
+            name: data
+            for name, data in project.items()
+            if not (name.startswith(NOT_RUN) or name.endswith(NOT_RUN))
+        }
+        declared = tomllib.loads(every["pyproject.toml"].decode())
+        fields = declared.pop("project")
+        kept = {name: value for name, value in fields.items() if name not in SAID_FIELDS | NEEDED_FIELDS}
+        self._modules = {
+            _dotted(name): data.decode()
+            for name, data in every.items()
+            if name.endswith(".py") and name.startswith(("src/", "tests/"))
+        }
+        others = {
+            name: data
+            for name, data in every.items()
+            if name not in SAID and _dotted(name) not in self._modules
+        }
+        self._everywhere = repr((python, kept, declared, others))
+
+    @property
+    def test_modules(self) -> list[str]:
+        """The paths of the test modules, in order."""
+        found = (name for name in self._modules if name.startswith("tests.test_"))
+        return sorted(name.replace(".", "/") + ".py" for name in found)
+
+    def of(self, path: str) -> str:
+        """What a test module does: the same for two that cannot differ."""
+        seen: dict[str, str] = {}
+        waiting = [_dotted(path), "tests.conftest"]
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name not in self._modules:
+                continue
+            seen[name] = self._modules[name]
+            waiting += self._mentioned[name]
+        return hashlib.sha256(repr((self._everywhere, sorted(seen.items()))).encode()).hexdigest()
+
+    @cached_property
+    def _mentioned(self) -> Mapping[str, set[str]]:
+        return {name: set(self._imports(name, text)) for name, text in self._modules.items()}
+
+    def _imports(self, name: str, text: str) -> Iterator[str]:
+        packages = {module.partition(".")[0] for module in self._modules}
+        for mention in re.findall(rf"\b(?:{'|'.join(packages)})(?:\.\w+)*", text):
+            yield from _parents(mention)
+        # `from shop.db import backend, keys` names modules after the dots.
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                base = node.module.split(".") if node.module else []
+                if node.level:
+                    own = name.split(".")
+                    inside = own if self._is_package(name) else own[:-1]
+                    base = inside[: len(inside) - node.level + 1] + base
+                for alias in node.names:
+                    yield from _parents(".".join([*base, alias.name]))
+
+    def _is_package(self, name: str) -> bool:
+        return any(other.startswith(f"{name}.") for other in self._modules)
+
+
+def _dotted(path: str) -> str:
+    return path.removeprefix("src/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _parents(dotted: str) -> Iterator[str]:
+    parts = dotted.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+
+
+class Runs:
+    """The runs of the variants' own tests: what several variants share to the last byte is run once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[Future[matrix.Outcome]]] = {}
+        self.running: set[matrix.Tests] = set()
+        # One run at a time as long as other tests need a processor too.
+        self.slots = threading.Semaphore(matrix.AT_ONCE - 1)
+        self.wanted = True
+
+    def start(self, pool: Executor, project: Path, python: str, modules: list[str]) -> Future[matrix.Outcome]:
+        """Have these modules of a project run as soon as there is a slot."""
+
+        def run_tests() -> matrix.Outcome:
+            with self.slots:
+                if not self.wanted:
+                    raise CancelledError
+                return matrix.run_tests(project, python, self.running, modules)
+
+        return pool.submit(run_tests)
