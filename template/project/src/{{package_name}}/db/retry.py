@@ -184,6 +184,11 @@ class Attempts:
             self.policy.on_retry(Retry(len(self.failures), node, failure, delay))
         return delay
 
+    def unsettled(self, failure: Exception) -> AmbiguousCommit:
+        """What the caller gets when `failure` keeps the work from being run again, and an earlier COMMIT is in doubt."""
+        self.failures.append(failure)
+        return _ambiguous(self.route.node, self.failures)
+
     def _delay(self) -> float | None:
         count = len(self.failures)
         if count >= self.policy.attempts:
