@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from own_tests import Reach, Runs
+from reach import Reach
 from scaffold import environment, matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
@@ -132,27 +132,36 @@ def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 @pytest.fixture(scope="session")
 def runs(
     renders: Path, interpreter: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Runs]:
-    """The runs, on their way."""
+) -> Iterator[Mapping[str, set[Future[matrix.Outcome]]]]:
+    """The runs of each variant's own tests, on their way; what variants share is run once."""
     folder = tmp_path_factory.mktemp("run")
-    runs = Runs()
-    shared: dict[str, Future[matrix.Outcome]] = {}
+    first: dict[str, str] = {}
+    needed: dict[str, set[str]] = {}
+    modules: dict[str, list[str]] = {}
+    for name in EVERY:
+        reach = Reach(files(renders / name), interpreter(name))
+        keys = {module: reach.of(module) for module in reach.test_modules}
+        modules[name] = [module for module, key in keys.items() if first.setdefault(key, name) == name]
+        needed[name] = {first[key] for key in keys.values()}
+    running: set[matrix.Tests] = set()
     with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
         try:
-            for name in EVERY:
-                reach = Reach(files(renders / name), interpreter(name))
-                keys = {module: reach.of(module) for module in reach.test_modules}
-                new = [module for module, key in keys.items() if key not in shared]
-                if new:
-                    project = shutil.copytree(renders / name, folder / name)
-                    run = runs.start(pool, project, interpreter(name), new)
-                    shared |= {keys[module]: run for module in new}
-                runs.results[name] = list(dict.fromkeys(shared[key] for key in keys.values()))
-            yield runs
+            # The longest ones first, so that none is left alone in the end.
+            started = {
+                name: pool.submit(
+                    matrix.run_tests,
+                    shutil.copytree(renders / name, folder / name),
+                    interpreter(name),
+                    running,
+                    modules[name],
+                )
+                for name in sorted(EVERY, key=lambda name: -len(modules[name]))
+                if modules[name]
+            }
+            yield {name: {started[other] for other in needed[name]} for name in EVERY}
         finally:
-            runs.wanted = False
             pool.shutdown(wait=False, cancel_futures=True)
-            matrix.stop(runs.running)
+            matrix.stop(running)
 
 
 @pytest.fixture(scope="session", autouse=True)

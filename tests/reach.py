@@ -1,18 +1,13 @@
-"""The variants' own tests: what two variants share to the last byte is run once, in the background."""
+"""What a test module of a generated project can reach: what two variants share there is run once."""
 
 import ast
 import hashlib
 import os
 import re
 import shutil
-import threading
 import tomllib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError, Executor, Future
 from functools import cached_property
-from pathlib import Path
-
-from scaffold import matrix
 
 # What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
 # real nodes by the project's own test_native.py where there is a program.
@@ -103,25 +98,3 @@ def _parents(dotted: str) -> Iterator[str]:
     parts = dotted.split(".")
     for count in range(1, len(parts) + 1):
         yield ".".join(parts[:count])
-
-
-class Runs:
-    """The runs of the variants' own tests: what several variants share to the last byte is run once."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, list[Future[matrix.Outcome]]] = {}
-        self.running: set[matrix.Tests] = set()
-        # One run at a time as long as other tests need a processor too.
-        self.slots = threading.Semaphore(matrix.AT_ONCE - 1)
-        self.wanted = True
-
-    def start(self, pool: Executor, project: Path, python: str, modules: list[str]) -> Future[matrix.Outcome]:
-        """Have these modules of a project run as soon as there is a slot."""
-
-        def run_tests() -> matrix.Outcome:
-            with self.slots:
-                if not self.wanted:
-                    raise CancelledError
-                return matrix.run_tests(project, python, self.running, modules)
-
-        return pool.submit(run_tests)
