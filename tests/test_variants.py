@@ -95,6 +95,7 @@ FILES = """
     tests/__init__.py
     tests/conftest.py
     tests/lossy.py
+    tests/processes.py
     tests/test_backend.py
     tests/test_bank.py
     tests/test_bulk.py
