@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, digest, files
+from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, ROOT, digest, files
 from reach import Reach
 from scaffold import matrix
+from scaffold.render import render
 
 Rendered = Callable[[str], Path]
 Interpreter = Callable[[str], str]
@@ -286,6 +287,14 @@ def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
             if (match := pattern.search(file) or pattern.search(text))
         ]
     assert found == []
+
+
+@pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
+def test_a_project_has_no_name_but_its_own(backend: str, tmp_path: Path) -> None:
+    """The variants are all called shop, so what says that in so many words is noticed only here."""
+    names = {"project_name": "order-2", "package_name": "user_accounts"}
+    render(ROOT, tmp_path / "project", {**names, "backend": backend, "asyncio": True})
+    assert [name for name, text in texts(tmp_path / "project") if "shop" in f"{name} {text}".lower()] == []
 
 
 # One by one
