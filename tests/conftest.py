@@ -92,7 +92,10 @@ def _clusters_in_memory() -> Iterator[None]:
     if os.geteuid() or not memory.is_dir() or shutil.disk_usage(memory).free < ROOM:
         yield
         return
-    with tempfile.TemporaryDirectory(dir=memory) as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(dir=memory, ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         # The servers run as somebody else.
         Path(folder).chmod(0o711)
         patch.setenv("PG_RUN_DIR", folder)
