@@ -436,5 +436,6 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
     assert changed("src/shop/ops/verify/report.py") == {
         "tests/test_bulk.py",
         "tests/test_cli.py",
+        "tests/test_cluster.py",
         "tests/test_verify.py",
     }
