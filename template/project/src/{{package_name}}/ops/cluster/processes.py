@@ -33,8 +33,8 @@ from .programs import can_reach, find_programs, publish, server_user
 from .server import Server
 
 SUPERUSER = "postgres"
-SPARE_PORTS = range(55001, 55901)
-"""Where to look when a node's own port is taken, or not asked for. Arbitrary; below the range from which systems pick at random."""
+SPARE_PORTS = range(23001, 23901)
+"""Where to look when a node's own port is taken, or not asked for. Arbitrary; below those that systems give to whoever asks for any."""
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
