@@ -138,27 +138,33 @@ def runs(
 ) -> Iterator[Mapping[str, set[Future[matrix.Outcome]]]]:
     """The runs of each variant's own tests, on their way; what variants share is run once."""
     folder = tmp_path_factory.mktemp("run")
+    # What tests change there is not for those that run beside them.
+    environ = dict(os.environ)
     first: dict[str, str] = {}
     needed: dict[str, set[str]] = {}
     modules: dict[str, list[str]] = {}
+    apart: dict[str, bool] = {}
     for name in EVERY:
-        reach = Reach(files(renders / name), interpreter(name))
+        apart[name] = not environment.is_satisfied(environment.requirements(renders / name))
+        reach = Reach(files(renders / name), apart=apart[name])
         keys = {module: reach.of(module) for module in reach.test_modules}
         modules[name] = [module for module, key in keys.items() if first.setdefault(key, name) == name]
         needed[name] = {first[key] for key in keys.values()}
     running: set[matrix.Tests] = set()
     with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
         try:
-            # The longest ones first, so that none is left alone in the end.
+            # The longest ones first, so that none is left alone in the end; but nobody waits for the
+            # environment that others need.
             started = {
                 name: pool.submit(
                     matrix.run_tests,
                     shutil.copytree(renders / name, folder / name),
                     interpreter(name),
                     running,
-                    modules[name],
+                    modules=modules[name],
+                    environ=environ,
                 )
-                for name in sorted(EVERY, key=lambda name: -len(modules[name]))
+                for name in sorted(EVERY, key=lambda name: (apart[name], -len(modules[name])))
                 if modules[name]
             }
             yield {name: {started[other] for other in needed[name]} for name in EVERY}

@@ -16,7 +16,7 @@ NOT_RUN = ("compose.yaml", "cluster/", "/cluster/compose.py", *(() if PROGRAM el
 # What is said about a project, not done by it.
 SAID = {"LICENSE", "README.md", ".copier-answers.yml", "pyproject.toml"}
 SAID_FIELDS = {"license", "classifiers", "description", "authors"}
-# The interpreter that the tests run with has what is needed, and is part of the answer itself.
+# The environment that the tests run in has what is needed; which one that is, is part of the answer.
 NEEDED_FIELDS = {"dependencies", "optional-dependencies"}
 
 
@@ -27,8 +27,8 @@ class Reach:
     What is no module of the project is reached by all: migrations, settings of tools, files that are read.
     """
 
-    def __init__(self, project: Mapping[str, bytes], python: str) -> None:
-        """Read the project, given as its files, whose tests are run with that interpreter."""
+    def __init__(self, project: Mapping[str, bytes], *, apart: bool = False) -> None:
+        """Read the project, given as its files; `apart` if its tests have an environment of their own."""
         every = {
             name: data
             for name, data in project.items()
@@ -47,7 +47,7 @@ class Reach:
             for name, data in every.items()
             if name not in SAID and _dotted(name) not in self._modules
         }
-        self._everywhere = repr((python, kept, declared, others))
+        self._everywhere = repr((apart, kept, declared, others))
 
     @property
     def test_modules(self) -> list[str]:

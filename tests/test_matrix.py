@@ -125,7 +125,6 @@ def test_a_project_for_a_newer_python_is_skipped_with_the_reason(tmp_path: Path)
 def test_tests_that_do_not_end_are_ended_with_all_that_they_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix, "TIMEOUT", 2.0)
     monkeypatch.setattr(matrix, "GRACE", 1.0)
     hangs = (
         "import pathlib, signal, subprocess, time\n"
@@ -135,7 +134,7 @@ def test_tests_that_do_not_end_are_ended_with_all_that_they_started(
         "    pathlib.Path('pid').write_text(str(child.pid))\n"
         "    time.sleep(60)\n"
     )
-    outcome = matrix.run_tests(project(tmp_path / "x", hangs), sys.executable)
+    outcome = matrix.run_tests(project(tmp_path / "x", hangs), sys.executable, timeout=2.0)
     assert outcome.status == "FAIL"
     assert outcome.summary.startswith("no end within 2 s")
     child = int((tmp_path / "x/pid").read_text())

@@ -412,7 +412,7 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
     project = shutil.copytree(rendered(DEFAULT), tmp_path / "shop")
 
     def keys() -> dict[str, str]:
-        reach = Reach(files(project), sys.executable)
+        reach = Reach(files(project))
         return {module: reach.of(module) for module in reach.test_modules}
 
     def changed(file: str) -> set[str]:
