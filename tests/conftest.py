@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,8 +106,10 @@ def _clusters_in_memory() -> Iterator[None]:
 def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds every variant, each in a folder of its name."""
     folder = tmp_path_factory.mktemp("renders")
-    for variant in EVERY.values():
-        render(ROOT, folder / variant.name, variant.answers)
+    with ProcessPoolExecutor() as pool:
+        made = [pool.submit(render, ROOT, folder / name, variant.answers) for name, variant in EVERY.items()]
+        for one in made:
+            one.result()
     return folder
 
 

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Set
+from functools import cache, cached_property
 
 # What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
 # real nodes by the project's own test_native.py where there is a program.
@@ -68,26 +68,35 @@ class Reach:
         return hashlib.sha256(repr((self._everywhere, sorted(seen.items()))).encode()).hexdigest()
 
     @cached_property
-    def _mentioned(self) -> Mapping[str, set[str]]:
-        return {name: set(self._imports(name, text)) for name, text in self._modules.items()}
-
-    def _imports(self, name: str, text: str) -> Iterator[str]:
-        packages = {module.partition(".")[0] for module in self._modules}
-        for mention in re.findall(rf"\b(?:{'|'.join(packages)})(?:\.\w+)*", text):
-            yield from _parents(mention)
-        # `from shop.db import backend, keys` names modules after the dots.
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom):
-                base = node.module.split(".") if node.module else []
-                if node.level:
-                    own = name.split(".")
-                    inside = own if self._is_package(name) else own[:-1]
-                    base = inside[: len(inside) - node.level + 1] + base
-                for alias in node.names:
-                    yield from _parents(".".join([*base, alias.name]))
+    def _mentioned(self) -> Mapping[str, Set[str]]:
+        packages = frozenset(name.partition(".")[0] for name in self._modules)
+        return {
+            name: _mentioned(name, text, packages, is_package=self._is_package(name))
+            for name, text in self._modules.items()
+        }
 
     def _is_package(self, name: str) -> bool:
         return any(other.startswith(f"{name}.") for other in self._modules)
+
+
+# Variants have most of their modules in common.
+@cache
+def _mentioned(name: str, text: str, packages: Set[str], *, is_package: bool) -> Set[str]:
+    """Return what could be a module in the text of the module of that name."""
+    found = set[str]()
+    for mention in re.findall(rf"\b(?:{'|'.join(packages)})(?:\.\w+)*", text):
+        found.update(_parents(mention))
+    # `from shop.db import backend, keys` names modules after the dots.
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            base = node.module.split(".") if node.module else []
+            if node.level:
+                own = name.split(".")
+                inside = own if is_package else own[:-1]
+                base = inside[: len(inside) - node.level + 1] + base
+            for alias in node.names:
+                found.update(_parents(".".join([*base, alias.name])))
+    return found
 
 
 def _dotted(path: str) -> str:
