@@ -27,7 +27,7 @@
     WHERE k.conrelid <> 0 AND k.contype <> 'n'
       AND (1259, k.conrelid) NOT IN (SELECT classid, objid FROM extension)
   UNION ALL
-    SELECT own.nspname::text, 'index ' || i.indexrelid::regclass,
+    SELECT own.nspname::text, 'index ' || i.indexrelid::regclass || ' on ' || i.indrelid::regclass,
            pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid THEN '' ELSE ' (invalid)' END
     FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid JOIN own ON own.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'm') AND (1259, c.oid) NOT IN (SELECT classid, objid FROM extension)
