@@ -227,6 +227,7 @@ SHOWN = 60
 def read_answers(file: Path) -> dict[str, Any]:
     """Read answers from a YAML file, such as the `.copier-answers.yml` of another project."""
     try:
+        # Not the loader in C, which may name the line after the wrong one.
         content = yaml.safe_load(file.read_bytes())
     except OSError as error:
         raise BadInput(f"The answers file {file} cannot be read: {error.strerror}.") from error
