@@ -74,7 +74,7 @@ def ordered(
     try:
         for partition in result.partitions():
             for row in partition:
-                yield Keyed(row[-1], row[:-1])
+                yield Keyed(row[-1], tuple(row[:-1]))
     finally:
         result.close()
 

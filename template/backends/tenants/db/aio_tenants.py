@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Row, Select
+from sqlalchemy import Executable, Row
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
@@ -125,7 +125,7 @@ class AsyncRegistry:
         """Close every pooled connection."""
         await self._database.dispose()
 
-    async def _ask(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    async def _ask(self, statement: Executable) -> Sequence[Row[Any]]:
         for is_last in (False, True):
             try:
                 async with self._database.session(readonly=True) as session:
@@ -274,8 +274,8 @@ class AsyncTenants:
         return self._fan_out(ask, tenants, at_once)
 
     def query(
-        self, statement: Select[Any], *, tenants: Iterable[str] | None = None, at_once: int = 8
-    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, Row[Any]]]]:
+        self, statement: Executable, *, tenants: Iterable[str] | None = None, at_once: int = 8
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, Any]]]:
         """The rows of a query over all tenants, as `Tenants.query`.
 
             async with db.query(select(Account)) as rows:
@@ -285,7 +285,7 @@ class AsyncTenants:
             SomeTenantsFailed: in the end, if some did; the others' rows came before, and perhaps some of theirs.
         """
 
-        async def ask(name: str) -> AsyncGenerator[list[Row[Any]], None]:
+        async def ask(name: str) -> AsyncGenerator[list[Any], None]:
             async with self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session:
                 found = await session.stream(statement, execution_options={"yield_per": CHUNK_ROWS})
                 try:

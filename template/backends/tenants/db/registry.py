@@ -15,9 +15,9 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Executable,
     MetaData,
     Row,
-    Select,
     Table,
     Text,
     func,
@@ -159,7 +159,7 @@ REGISTRY_POOL = PoolLimits(size=2, overflow=3)
 """A tenant is asked for once per process, so few connections are enough."""
 
 
-def question(name: str) -> Select[Any]:
+def question(name: str) -> Executable:
     """What is asked to find a tenant.
 
     Raises:
@@ -219,7 +219,7 @@ class Registry:
         """Close every pooled connection."""
         self._database.dispose()
 
-    def _ask(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+    def _ask(self, statement: Executable) -> Sequence[Row[Any]]:
         # Not as a retried unit of work, of which there may be one around this already. Twice, for a pooled connection can be
         # dead while its server lives.
         for is_last in (False, True):

@@ -31,7 +31,7 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Sel
 from weakref import WeakValueDictionary
 
 from pydantic import PositiveInt, SecretStr
-from sqlalchemy import Engine, Row, Select
+from sqlalchemy import Engine, Executable
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -441,9 +441,9 @@ class Tenants:
         return self._fan_out(lambda name: self._answer(name, work), tenants, at_once)
 
     def query(
-        self, statement: Select[Any], *, tenants: Iterable[str] | None = None, at_once: int = 8
-    ) -> Generator[tuple[str, Row[Any]], None, None]:
-        """The rows of a query over all tenants, each with the tenant's name, as they come.
+        self, statement: Executable, *, tenants: Iterable[str] | None = None, at_once: int = 8
+    ) -> Generator[tuple[str, Any], None, None]:
+        """The rows of a query over all tenants, each a `Row` with the tenant's name before it, as they come.
 
         In memory there are a few chunks of rows and no more, whatever there is to read. The rows of one tenant are in the order that
         the statement gives them, and of one moment; between tenants there is no order. Keys differ between tenants as well, so rows
@@ -465,7 +465,7 @@ class Tenants:
     def _answer(self, name: str, work: Callable[[UnitOfWork], T]) -> Generator[T, None, None]:
         yield self.of(name).read(work)
 
-    def _chunks(self, name: str, statement: Select[Any]) -> Generator[list[Row[Any]], None, None]:
+    def _chunks(self, name: str, statement: Executable) -> Generator[list[Any], None, None]:
         with (
             self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session,
             session.execute(statement, execution_options={"yield_per": CHUNK_ROWS}) as found,
