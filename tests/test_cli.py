@@ -299,6 +299,15 @@ def test_without_git_the_way_out_is_named(scaffold: Scaffold, tmp_path: Path) ->
     assert scaffold("new", "shop", "--no-git", env={"PATH": str(nothing)}).returncode == 0
 
 
+def test_a_program_that_lies_about_under_the_name_of_git_is_left_alone(scaffold: Scaffold) -> None:
+    stray = scaffold.place / "git"
+    stray.write_text("#!/bin/sh\n: > ran\n")
+    stray.chmod(0o755)
+    made = scaffold("new", "shop")
+    assert made.returncode == 0, made.stderr
+    assert sorted(path.name for path in scaffold.place.iterdir()) == ["git", "shop"]
+
+
 def test_a_traceback_is_shown_to_those_who_ask(scaffold: Scaffold) -> None:
     result = scaffold("new", "shop", "--keys", "none", "--debug")
     assert result.returncode == REFUSED

@@ -7,14 +7,16 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import copier
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from conftest import DEFAULT, EVERY, Scaffold, commit, files, git, names
+from conftest import DEFAULT, EVERY, ROOT, Scaffold, commit, files, git, names
 from scaffold import render, source
 from scaffold.errors import BadInput
 
@@ -53,6 +55,17 @@ def test_copier_makes_the_same_of_a_plain_folder(
 ) -> None:
     theirs = copy(pristine, tmp_path / "shop", dict(EVERY[name].answers))
     assert same(files(renders / name), theirs)
+
+
+def test_the_oldest_copier_that_may_be_used_is_one_and_the_same() -> None:
+    """As a command of its own, which copier.yml refuses if it is older, and as what scaffold depends on."""
+    (wanted,) = (
+        Requirement(line)
+        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        if line.startswith("copier")
+    )
+    oldest = yaml.safe_load((ROOT / "copier.yml").read_text())["_min_copier_version"]
+    assert f">={oldest}" in map(str, wanted.specifier)
 
 
 def test_copier_makes_the_same_of_a_checkout(scaffold: Scaffold, checkout: Path, tmp_path: Path) -> None:

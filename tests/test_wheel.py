@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import yaml
 
 from conftest import DEFAULT, files, git
-from scaffold import __version__
+from scaffold import __version__, environment
 
 PACKED = "scaffold/_template/"
 
@@ -36,10 +35,7 @@ def wheel(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel in it; what it depends on is lent by this one."""
     folder = tmp_path_factory.mktemp("installed") / "venv"
-    venv.create(folder)
-    python = folder / "bin/python"
-    arguments = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *arguments], check=True)
+    environment.install(environment.create(folder), "--no-deps", "--no-index", str(wheel))
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder
@@ -51,11 +47,11 @@ Installed = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def scaffold(installed: Path, tmp_path: Path) -> Installed:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run(
             [installed / "bin/scaffold", *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

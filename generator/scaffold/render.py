@@ -62,7 +62,7 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
         # Copier is shown a plain folder: with git in sight it clones the template and then asks git once for
         # each file that it writes, which doubles the time, and of a changed checkout it would record a commit
         # that exists in that clone alone. `source.origin` tells what can be known. Hidden from Copier only.
-        with plumbum.local.env(PATH=""):
+        with plumbum.local.env(PATH=os.devnull):
             worker = copier.run_copy(
                 str(root),
                 folder,

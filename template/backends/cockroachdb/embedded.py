@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import psycopg
@@ -43,7 +42,7 @@ class Embedded(Processes):
         }
 
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        connection.execute(files(__package__).joinpath("stand_in.sql").read_bytes())
+        connection.execute(Path(__file__).with_name("stand_in.sql").read_bytes())
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         """Nothing to link: there is one server."""

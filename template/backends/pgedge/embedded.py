@@ -5,7 +5,7 @@ so nothing travels in circles. The `snowflake` functions of pgEdge's extension e
 """
 
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -40,7 +40,7 @@ class Embedded(Processes):
 
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         # What the image of a real node brings along.
-        connection.execute(files(__package__).joinpath("snowflake.sql").read_bytes())
+        connection.execute(Path(__file__).with_name("snowflake.sql").read_bytes())
         connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")
 
     def _wire(self, nodes: Mapping[str, str]) -> None:

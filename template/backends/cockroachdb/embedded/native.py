@@ -25,6 +25,7 @@ from ssl import create_default_context
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
 from ...settings import URL_SCHEME
@@ -209,7 +210,7 @@ class Native(Processes):
         access = {"sslmode": "disable"}
 {% endif %}
         first = {"host": "127.0.0.1", "port": str(state.ports[NODES[0].name])}
-        return psycopg.conninfo.make_conninfo(user="root", dbname="defaultdb", connect_timeout=5, **first, **access)
+        return make_conninfo(user="root", dbname="defaultdb", connect_timeout=5, **first, **access)
 {% if secure %}
 
     def _make_certificates(self, state: State) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -269,7 +269,7 @@ class _Move:
             _make_slot(here, role)
             address = _address(here, self.registrar.server(self.source))
         self.on_step("copy")
-        conninfo = psycopg.conninfo.make_conninfo(
+        conninfo = make_conninfo(
             **address,
             dbname=database_of(self.name),
             user=role,

@@ -89,7 +89,7 @@ class RowFile:
 
     def _csv(self) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.reader(self._text(), strict=True)
-        header: list[str] | None = None
+        columns: list[tuple[str, _Kind]] = []
         start = 1
         while True:
             try:
@@ -98,16 +98,15 @@ class RowFile:
                 raise self.at(start, error) from error
             if fields is None:
                 return
-            if header is None:
-                header = fields
-                kinds = [self._kind(name, start) for name in header]
-                if len(set(header)) < len(header):
+            if fields and not columns:
+                columns = [(name, self._kind(name, start)) for name in fields]
+                if len(dict(columns)) < len(columns):
                     raise self.at(start, "a column is named twice")
             elif fields:
-                if len(fields) != len(header):
-                    raise self.at(start, f"{len(fields)} fields, and {len(header)} in the header")
-                columns = zip(header, kinds, fields, strict=True)
-                row = {name: self._converted(kind.from_field, field, name, start) for name, kind, field in columns}
+                if len(fields) != len(columns):
+                    raise self.at(start, f"{len(fields)} fields, and {len(columns)} in the header")
+                named = zip(columns, fields, strict=True)
+                row = {name: self._converted(kind.from_field, field, name, start) for (name, kind), field in named}
                 yield start, row
             # A field may hold line breaks, so a row may begin well before the line that was read last.
             start = self._line + 1

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
 from ...settings import URL_SCHEME
@@ -338,7 +339,7 @@ class Processes(Cluster):
         self._server(state, NODES[0]).give(path)
 
     def _dsn(self, state: State, node: Node, database: str = DATABASE) -> str:
-        return psycopg.conninfo.make_conninfo(
+        return make_conninfo(
             host="127.0.0.1",
             port=state.ports[node.name],
             dbname=database,
