@@ -1,13 +1,14 @@
 """Hooks around a render: each usable by hand after a plain `copier copy`, and none fails a render."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Scaffold, commit, git, names
+from conftest import DEFAULT, ROOT, Scaffold, commit, git, names
 from scaffold.render import load_hook
 
 HOOKS = {file.stem: load_hook(ROOT, file.stem) for file in sorted((ROOT / "hooks").glob("*.py"))}
@@ -208,6 +209,21 @@ def test_lock_does_not_wait_for_ever(project: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(HOOKS["lock"], "TIMEOUT", 0.2)
     monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", "exec sleep 10"))
     assert "uv gave no answer in 0.2 s" in HOOKS["lock"].run(project)
+
+
+def test_what_is_locked_is_what_the_project_installs(renders: Path, tmp_path: Path) -> None:
+    project, asked = shutil.copytree(renders / DEFAULT, tmp_path / "shop"), tmp_path / "asked"
+    path = program(tmp_path / "bin", "uv", f'echo "$1" >> {asked}; mkdir -p .venv')
+
+    def set_up() -> list[str]:
+        asked.write_text("")
+        subprocess.run(["make", "setup"], cwd=project, env={**os.environ, "PATH": path}, check=True)
+        return asked.read_text().split()
+
+    assert set_up() == ["venv", "pip"]
+    (project / "uv.lock").touch()
+    assert set_up() == ["sync"]
+    assert set_up() == []
 
 
 # Within a render
