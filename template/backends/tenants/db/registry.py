@@ -132,7 +132,8 @@ class Placement:
     def of(cls, row: Row[Any]) -> "Placement":
         """From a row of the registry."""
         values: dict[str, Any] = row._asdict()
-        return cls(**values | {"state": State(values["state"])})
+        values["state"] = State(values["state"])
+        return cls(**values)
 
     def url(self, server: URL) -> URL:
         """The URL of its database, for its own role.

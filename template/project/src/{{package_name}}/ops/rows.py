@@ -3,7 +3,8 @@
 import csv
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -52,16 +53,17 @@ class RowFile:
         except OSError as error:
             raise self._unreadable(error) from error
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows, once.
+    def __iter__(self) -> Generator[dict[str, Any], None, None]:
+        """The rows, once; the file is open until they end, or until the generator is closed.
 
         Raises:
             InputError: a line is not a row of the table.
         """
-        for line, row in self._read():
-            self._count += 1
-            self._lines.append(line)
-            yield row
+        with closing(self._text()) as lines:
+            for line, row in self._read(lines):
+                self._count += 1
+                self._lines.append(line)
+                yield row
 
     def line_of(self, row: int) -> int:
         """The line of a row, counted from 1, that is among the last ones read."""
@@ -74,7 +76,7 @@ class RowFile:
     def _unreadable(self, error: OSError) -> InputError:
         return InputError(f"{self._path} cannot be read: {error.strerror}")
 
-    def _text(self) -> Iterator[str]:
+    def _text(self) -> Generator[str, None, None]:
         try:
             with self._path.open("rb") as file:
                 for raw in file:
@@ -87,8 +89,8 @@ class RowFile:
         except UnicodeDecodeError as error:
             raise self.at(self._line, f"not UTF-8: {error.reason}") from error
 
-    def _csv(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        reader = csv.reader(self._text(), strict=True)
+    def _csv(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        reader = csv.reader(lines, strict=True)
         columns: list[tuple[str, _Kind]] = []
         start = 1
         while True:
@@ -111,9 +113,9 @@ class RowFile:
             # A field may hold line breaks, so a row may begin well before the line that was read last.
             start = self._line + 1
 
-    def _jsonl(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _jsonl(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         kinds: dict[str, _Kind] | None = None
-        for text in self._text():
+        for text in lines:
             line = self._line
             if not text.strip():
                 continue
