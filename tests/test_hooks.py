@@ -221,6 +221,10 @@ def test_what_is_locked_is_what_the_project_installs(renders: Path, tmp_path: Pa
         return asked.read_text().split()
 
     assert set_up() == ["venv", "pip"]
+    assert set_up() == []
+    # Clocks are coarse: a lock of the same moment would not be newer.
+    for file, moment in (("pyproject.toml", 1), (".venv/ready", 2)):
+        os.utime(project / file, (moment, moment))
     (project / "uv.lock").touch()
     assert set_up() == ["sync"]
     assert set_up() == []
