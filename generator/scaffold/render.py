@@ -61,7 +61,8 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
     try:
         # Copier is shown a plain folder: with git in sight it clones the template and then asks git once for
         # each file that it writes, which doubles the time, and of a changed checkout it would record a commit
-        # that exists in that clone alone. `source.origin` tells what can be known. Hidden from Copier only.
+        # that exists in that clone alone. `source.origin` tells what can be known. Hidden from Copier only,
+        # and not by an empty PATH, which is the current folder.
         with plumbum.local.env(PATH=os.devnull):
             worker = copier.run_copy(
                 str(root),
