@@ -289,6 +289,35 @@ def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
     assert found == []
 
 
+WARNED = """
+import pytest, warnings
+
+@pytest.mark.parametrize("module", ["shop.db.database", "tests.test_it", "typer.main", "shopping.cart"])
+def test_old(module):
+    warnings.warn_explicit("old", DeprecationWarning, "it.py", 1, module=module)
+
+def test_leak():
+    warnings.warn_explicit("leak", ResourceWarning, "it.py", 1, module="typer.main")
+"""
+
+
+def test_a_deprecation_fails_a_test_only_where_the_project_is_what_is_old(
+    rendered: Rendered, tmp_path: Path
+) -> None:
+    shutil.copy(rendered(DEFAULT) / "pyproject.toml", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_it.py").write_text(WARNED)
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    failed = re.findall(r"^FAILED tests/test_it.py::(\S+)", told, re.MULTILINE)
+    assert failed == ["test_old[shop.db.database]", "test_old[tests.test_it]", "test_leak"], told
+
+
 @pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
 def test_a_project_has_no_name_but_its_own(backend: str, tmp_path: Path) -> None:
     """The variants are all called shop, so what says that in so many words is noticed only here."""

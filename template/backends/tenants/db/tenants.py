@@ -457,6 +457,7 @@ class Tenants:
         Raises:
             SomeTenantsFailed: in the end, if some did; the others' rows came before, and perhaps some of theirs.
         """
+        # Typed as `Any`: SQLAlchemy 2.0 and 2.1 write the type of a `Row` in ways that exclude each other.
         with closing(self._fan_out(lambda name: self._chunks(name, statement), tenants, at_once)) as answers:
             for name, rows in answers:
                 for row in rows:
