@@ -23,7 +23,7 @@ def main(package: str, count: int) -> int:
     class Base(DeclarativeBase):
         pass
 
-    class Ours(db_module.Keyed, Base):  # type: ignore[misc]
+    class Ours(db_module.PrimaryKeyMixin, Base):  # type: ignore[misc]
         __tablename__ = "bench_ours"
         name: Mapped[str]
         value: Mapped[int]

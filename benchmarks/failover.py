@@ -83,7 +83,7 @@ def outage(ground: Ground) -> Outage:
     lock = threading.Lock()
     finished = threading.Event()
 
-    with project.database(project.cluster.urls(), home_node=HOME, node_cooldown=COOLDOWN) as db:
+    with project.database(project.cluster.urls(), preferred_node=HOME, node_cooldown=COOLDOWN) as db:
         accounts = [db.run(bank.open_account, owner=f"owner {number}").id for number in range(2 * THREADS)]
         _wait_for_everywhere(db, models.Account, accounts)
         keys: list[uuid.UUID] = []
@@ -106,7 +106,7 @@ def outage(ground: Ground) -> Outage:
 
                 started = time.perf_counter()
                 try:
-                    node = db.options(idempotent=True).run(work)
+                    node = db.using(idempotent=True).run(work)
                 except Exception as error:
                     with lock:
                         seen.errors[type(error).__name__] += 1
@@ -150,7 +150,7 @@ def _wait_for_everywhere(db: Any, model: Any, values: list[Any], *, column: str 
     deadline = time.perf_counter() + PATIENCE
     found: list[int] = []
     while time.perf_counter() < deadline:
-        found = [db.options(node=node).read(_count, model, values, column) for node in db.nodes]
+        found = [db.using(node=node).read(_count, model, values, column) for node in db.nodes]
         if min(found) >= len(values):
             return
         time.sleep(0.05)

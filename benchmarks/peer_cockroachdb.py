@@ -44,7 +44,7 @@ def main(package: str, rounds: int, each: int, slow_rounds: int) -> dict[str, An
     settings_module: Any = importlib.import_module(f"{package}.settings")
     settings = settings_module.Settings(nodes={"n1": url}, admin_nodes={"n1": url}, pool_size=THREADS)
     db = db_module.Database.from_settings(settings)
-    contenders: dict[str, RunWork] = {"ours": db.options(isolation="SERIALIZABLE").run}
+    contenders: dict[str, RunWork] = {"ours": db.using(isolation_level="SERIALIZABLE").run}
     contenders["bounded(10, backoff 1 s)"] = bounded(factory, max_retries=10, max_backoff=1)
     contenders["bounded(3)"] = bounded(factory, max_retries=3, max_backoff=0)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in [*contenders, "default"]}

@@ -214,7 +214,7 @@ def cost_of_the_token(ground: Ground) -> Measured:
 @contextmanager
 def tokens_left_out(project: Project) -> Iterator[None]:
     """Let nobody ask, within the block, how far the log has come."""
-    unit = project.module("db.unit")
+    unit = project.module("db.session")
     taken = unit.remember_write
     unit.remember_write = lambda _: None
     project.module("db").use_token(None)

@@ -70,7 +70,7 @@ def contest(ground: Ground) -> Contest:
     each = ground.effort(150, 40)
     rounds: dict[str, list[Outcome]] = {"naive": [], "ours": []}
     with project.database({"n1": project.url}, pool_size=THREADS) as db:
-        options = db.options(isolation="SERIALIZABLE")
+        options = db.using(isolation_level="SERIALIZABLE")
 
         def played(name: str, run: Any) -> Callable[[], float]:
             def play() -> float:

@@ -29,7 +29,7 @@ WRITING_FUNCTION = """
 @contextmanager
 def database_session(project: Project) -> Iterator[OpenSession]:
     """Sessions of the project's `Database`."""
-    with project.database(project.cluster.urls(), home_node=HOME) as db:
+    with project.database(project.cluster.urls(), preferred_node=HOME) as db:
         yield db.session
 
 
@@ -65,7 +65,7 @@ def run(
         with administration(url) as execute:
             execute(WRITING_FUNCTION)
     ports = {url.port: name for name, url in project.cluster.urls().items()}
-    with sessions(project) as open_session, project.database(project.cluster.urls(), home_node=HOME) as db:
+    with sessions(project) as open_session, project.database(project.cluster.urls(), preferred_node=HOME) as db:
         with db.session() as session:
             known = account(owner="known")
             session.add(known)

@@ -20,7 +20,7 @@ def tables(project: Project) -> Any:
     `Ours` has the project's key, `Textbook` the column that tutorials show, `Plain` an identity; all
     else is equal.
     """
-    keyed = project.module("db").Keyed
+    keyed = project.module("db").PrimaryKeyMixin
 
     class Base(DeclarativeBase):
         type_annotation_map: ClassVar = {int: BigInteger}

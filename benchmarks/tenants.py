@@ -122,11 +122,11 @@ def cold(ground: Ground) -> Measured:
     nodes = {one.name: {one.server: one.url(urls[one.server])} for one in registrar.all()}
     pairs = []
     with application(project) as db:
-        db.options(tenant=names[0]).run(ask)
+        db.using(tenant=names[0]).run(ask)
         for number, name in enumerate(names[1:]):
 
             def ours(name: str = name) -> None:
-                db.options(tenant=name).run(ask)
+                db.using(tenant=name).run(ask)
 
             def theirs(name: str = name) -> None:
                 with project.database(nodes[name]) as plain:
@@ -154,7 +154,7 @@ def connections_of_many(ground: Ground) -> Measured:
 
         def work(name: str) -> None:
             try:
-                db.options(tenant=name).run(ask)
+                db.using(tenant=name).run(ask)
             except Exception as error:
                 failed.append(f"{type(error).__name__}: {error}")
 
@@ -284,7 +284,7 @@ def moves(ground: Ground) -> Moves:
             while not finished.is_set():
                 owner = secrets.token_hex(8)
                 try:
-                    db.options(tenant="moving").run(bank.open_account, owner=owner)
+                    db.using(tenant="moving").run(bank.open_account, owner=owner)
                 except Exception as error:
                     failed.append(f"{type(error).__name__}: {error}")
                 else:
@@ -307,7 +307,7 @@ def moves(ground: Ground) -> Moves:
             finished.set()
             for thread in threads:
                 thread.join()
-        found = db.options(tenant="moving").read(lambda session: set(session.scalars(select(account.owner))))
+        found = db.using(tenant="moving").read(lambda session: set(session.scalars(select(account.owner))))
     return Moves(done, len(told), told - found, failed, gap[0])
 
 

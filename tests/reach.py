@@ -52,7 +52,7 @@ class Reach:
     @property
     def test_modules(self) -> list[str]:
         """The paths of the test modules, in order."""
-        found = (name for name in self._modules if name.startswith("tests.test_"))
+        found = (name for name in self._modules if re.match(r"tests\.(\w+\.)*test_", name))
         return sorted(name.replace(".", "/") + ".py" for name in found)
 
     def of(self, path: str) -> str:

@@ -64,7 +64,7 @@ FILES = """
     src/shop/db/per_statement.py
     src/shop/db/retry.py
     src/shop/db/routing.py
-    src/shop/db/unit.py
+    src/shop/db/session.py
     src/shop/models.py
     src/shop/ops/__init__.py
     src/shop/ops/cli.py
@@ -95,20 +95,21 @@ FILES = """
     src/shop/settings.py
     tests/__init__.py
     tests/conftest.py
-    tests/lossy.py
-    tests/processes.py
-    tests/test_backend.py
+    tests/runtime/__init__.py
+    tests/runtime/commit_proxy.py
+    tests/runtime/processes.py
+    tests/runtime/test_backend.py
     tests/test_bank.py
-    tests/test_bulk.py
-    tests/test_cli.py
-    tests/test_cluster.py
-    tests/test_database.py
-    tests/test_keys.py
-    tests/test_migrate.py
-    tests/test_retry.py
-    tests/test_routing.py
-    tests/test_settings.py
-    tests/test_verify.py
+    tests/runtime/test_bulk.py
+    tests/runtime/test_cli.py
+    tests/runtime/test_cluster.py
+    tests/runtime/test_database.py
+    tests/runtime/test_keys.py
+    tests/runtime/test_migrate.py
+    tests/runtime/test_retry.py
+    tests/runtime/test_routing.py
+    tests/runtime/test_settings.py
+    tests/runtime/test_verify.py
 """
 # those of its backend,
 OF_BACKEND = {
@@ -123,10 +124,10 @@ OF_BACKEND = {
         src/shop/ops/cluster/stand_in.sql
         src/shop/ops/commands.py
         src/shop/ops/revisions.py
-        tests/test_compiled.py
-        tests/test_gateway.py
-        tests/test_native.py
-        tests/test_revisions.py
+        tests/runtime/test_compiled.py
+        tests/runtime/test_gateway.py
+        tests/runtime/test_native.py
+        tests/runtime/test_revisions.py
     """,
     "aurora": """
         cluster/node.conf
@@ -137,7 +138,7 @@ OF_BACKEND = {
         src/shop/db/replicas.py
         src/shop/ops/commands.py
         src/shop/ops/failover.py
-        tests/test_replicas.py
+        tests/runtime/test_replicas.py
     """,
     "multidb": """
         cluster/roles.sql
@@ -161,12 +162,12 @@ OF_BACKEND = {
         src/shop/ops/commands.py
         src/shop/ops/foreign.py
         src/shop/ops/histories.py
-        tests/test_copies.py
-        tests/test_databases.py
-        tests/test_foreign.py
-        tests/test_mergejoin.py
-        tests/test_outbox.py
-        tests/test_twophase.py
+        tests/runtime/test_copies.py
+        tests/runtime/test_databases.py
+        tests/runtime/test_foreign.py
+        tests/runtime/test_mergejoin.py
+        tests/runtime/test_outbox.py
+        tests/runtime/test_twophase.py
     """,
     "tenants": """
         cluster/roles.sql
@@ -178,10 +179,10 @@ OF_BACKEND = {
         src/shop/ops/moving.py
         src/shop/ops/provisioning.py
         src/shop/ops/tenant_migrations.py
-        tests/tenancy.py
-        tests/test_moving.py
-        tests/test_provisioning.py
-        tests/test_tenants.py
+        tests/runtime/tenancy.py
+        tests/runtime/test_moving.py
+        tests/runtime/test_provisioning.py
+        tests/runtime/test_tenants.py
     """,
     "pgedge": """
         cluster/links.sh
@@ -196,10 +197,10 @@ OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": 
 # those of the two together,
 OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql"}
 # and those of asyncio, of all projects and of its backend.
-OF_ASYNCIO = "src/shop/db/aio.py tests/test_aio.py"
+OF_ASYNCIO = "src/shop/db/aio.py tests/runtime/test_aio.py"
 OF_BACKEND_AND_ASYNCIO = {
-    "cockroachdb": "tests/test_aio_backend.py",
-    "tenants": "src/shop/db/aio_tenants.py tests/test_aio_tenants.py",
+    "cockroachdb": "tests/runtime/test_aio_backend.py",
+    "tenants": "src/shop/db/aio_tenants.py tests/runtime/test_aio_tenants.py",
 }
 
 
@@ -461,10 +462,10 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         == changed("src/shop/ops/cluster/snowflake.sql")
         == every
     )
-    assert changed("tests/lossy.py") == {"tests/test_bank.py", "tests/test_bulk.py"}
+    assert changed("tests/runtime/commit_proxy.py") == {"tests/test_bank.py", "tests/runtime/test_bulk.py"}
     assert changed("src/shop/ops/verify/report.py") == {
-        "tests/test_bulk.py",
-        "tests/test_cli.py",
-        "tests/test_cluster.py",
-        "tests/test_verify.py",
+        "tests/runtime/test_bulk.py",
+        "tests/runtime/test_cli.py",
+        "tests/runtime/test_cluster.py",
+        "tests/runtime/test_verify.py",
     }

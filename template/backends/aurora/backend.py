@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias
 
 from sqlalchemy import Connection
 
-Isolation: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+IsolationLevel: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 """The levels that a unit of work may ask for."""
 
-ISOLATION: Isolation = "READ COMMITTED"
+ISOLATION: IsolationLevel = "READ COMMITTED"
 """Of a unit of work that asks for nothing else."""
 
 HISTORY_IS_SHARED = True

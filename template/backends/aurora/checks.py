@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from ...db import Key, UnitOfWork, WrongNode, backend
+from ...db import Key, PinnedSession, WrongNode, backend
 from ...db.retry import sqlstate_of
 from ..cluster import Cluster
 from ..connections import connect_all
@@ -181,7 +181,7 @@ class ReadersRefuseWrites(Check):
             taken = []
             for reader in readers:
                 try:
-                    database.options(node=reader).run(lambda unit: unit.node)
+                    database.using(node=reader).run(lambda unit: unit.node)
                     taken.append(f"the router let a write through to {reader}")
                 except WrongNode:
                     pass
@@ -272,7 +272,7 @@ class ANewWriterTakesOver(SurvivesALoss):
             bring_back(cluster, self.former)
 
 
-def _look(unit: UnitOfWork, key: Key) -> tuple[str, bool]:
+def _look(unit: PinnedSession, key: Key) -> tuple[str, bool]:
     return unit.node, unit.scalar(select(Marker.id).where(Marker.id == key)) is not None
 
 

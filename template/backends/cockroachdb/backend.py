@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection
 
-Isolation: TypeAlias = Literal["READ COMMITTED", "SERIALIZABLE"]
+IsolationLevel: TypeAlias = Literal["READ COMMITTED", "SERIALIZABLE"]
 """The levels that a unit of work may ask for. READ COMMITTED loses updates that are not locked first."""
 
-ISOLATION: Isolation = "SERIALIZABLE"
+ISOLATION: IsolationLevel = "SERIALIZABLE"
 """Of a unit of work that asks for nothing else."""
 
 HISTORY_IS_SHARED = True

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
-from ...db import Keyed, RetryPolicy, UnitOfWork
+from ...db import PrimaryKeyMixin, RetryPolicy, PinnedSession
 from ...db.retry import sqlstate_of
 from ..cluster import Cluster
 from ..connections import Unreachable, connect_all
@@ -52,7 +52,7 @@ def unproven(subject: Subject) -> Mapping[str, str]:
     }
 
 
-class Note(Keyed, Base):
+class Note(PrimaryKeyMixin, Base):
     """A row that is edited by people who read it a while ago."""
 
     __tablename__ = "note"
@@ -221,7 +221,7 @@ class InjectedRaceIsSurvived(OfCockroachDB):
         """Let the cluster refuse the first attempts of a unit of work."""
         attempts = 0
 
-        def work(unit: UnitOfWork) -> None:
+        def work(unit: PinnedSession) -> None:
             nonlocal attempts
             attempts += 1
             # As a statement of its own it is exempt, and it would stay with the connection.
@@ -231,7 +231,7 @@ class InjectedRaceIsSurvived(OfCockroachDB):
             mark(unit, "injected")
 
         try:
-            subject.scratch.database.options(retry=RetryPolicy(attempts=10)).run(work)
+            subject.scratch.database.using(retry=RetryPolicy(attempts=10)).run(work)
         except DBAPIError as error:
             if sqlstate_of(error) == "42704":
                 return Finding(Status.SKIP, "this version cannot be told to let one lose a race")
@@ -254,12 +254,12 @@ class LostUpdateIsNoticed(Check):
         """Let two people edit what both have read."""
         database = subject.scratch.database
 
-        def write(unit: UnitOfWork) -> Note:
+        def write(unit: PinnedSession) -> Note:
             note = Note(said="first")
             unit.add(note)
             return note
 
-        def edit(unit: UnitOfWork, note: Note, said: str) -> None:
+        def edit(unit: PinnedSession, note: Note, said: str) -> None:
             # As it was read, whatever has become of it.
             mine = unit.merge(note, load=False)
             mine.said = said

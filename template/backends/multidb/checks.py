@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ... import orders
-from ...db import DatabaseError, Key, RetryPolicy, UnitOfWork, changes, copies, outbox, twophase
+from ...db import DistributedSQLError, Key, RetryPolicy, PinnedSession, changes, copies, outbox, twophase
 from ...db.databases import Databases, FileSettings, NamedDatabase
 from ...places import COPIES, LOG, PLACES
 from ..cluster import HOME
@@ -256,7 +256,7 @@ class ForeignQueriesAreSentAlong(Check):
                 plans = {name: explain(connection, query) for name, query in examples(f"{prefix}{source}").items()}
                 control = explain(connection, f'SELECT * FROM "{prefix}{source}".entry WHERE amount > random()')  # noqa: S608
         finally:
-            with suppress(DBAPIError, DatabaseError):
+            with suppress(DBAPIError, DistributedSQLError):
                 take_down(subject.admin_urls, prefix=prefix)
         evidence = {name: {"remote": plan.remote, "local": plan.local} for name, plan in plans.items()}
         wrong = [f"{name}: {'; '.join(plan.local)}" for name, plan in plans.items() if not plan.is_pushed_down]
@@ -299,7 +299,7 @@ class MoneySurvivesALoss(Check):
                     try:
                         _two_phase(databases, prefix).run(_move, accounts=accounts)
                         acknowledged.append(1)
-                    except (DatabaseError, DBAPIError) as error:
+                    except (DistributedSQLError, DBAPIError) as error:
                         failed.append(type(error).__name__)
                         time.sleep(0.01)
 
@@ -374,7 +374,7 @@ def playground(subject: Subject) -> Iterator[Databases]:
         try:
             yield databases
         finally:
-            with suppress(DBAPIError, DatabaseError):
+            with suppress(DBAPIError, DistributedSQLError):
                 for database in databases.servers.values():
                     _roll_back(database, prefix_of(subject))
                     # Other checks use the same tables, and count what is in them.
@@ -398,7 +398,7 @@ def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0)
                 connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
 
 
-def _clear(session: UnitOfWork) -> None:
+def _clear(session: PinnedSession) -> None:
     for table in reversed(Base.metadata.sorted_tables):
         session.execute(delete(table))
 
@@ -418,7 +418,7 @@ def _two_phase(databases: Databases, prefix: str) -> twophase.TwoPhase:
 
 
 def _open_accounts(databases: Databases) -> dict[str, Key]:
-    def open_one(session: UnitOfWork) -> Key:
+    def open_one(session: PinnedSession) -> Key:
         account = Account(owner="verify")
         session.add(account)
         session.flush()
@@ -427,7 +427,7 @@ def _open_accounts(databases: Databases) -> dict[str, Key]:
     return {name: databases.run(name, open_one) for name in ("ledger", "orders")}
 
 
-def _move(ledger: UnitOfWork, orders: UnitOfWork, *, accounts: dict[str, Key]) -> None:
+def _move(ledger: PinnedSession, orders: PinnedSession, *, accounts: dict[str, Key]) -> None:
     ledger.add(Entry(account_id=accounts["ledger"], amount=-1))
     orders.add(Entry(account_id=accounts["orders"], amount=1))
 
@@ -447,7 +447,7 @@ def _abandon(databases: Databases, accounts: dict[str, Key], prefix: str, *, dec
 
 
 def _total(databases: Databases, accounts: dict[str, Key]) -> int:
-    def add_up(session: UnitOfWork) -> int:
+    def add_up(session: PinnedSession) -> int:
         mine = Entry.account_id == accounts[session.node]
         return int(session.scalar(select(func.coalesce(func.sum(Entry.amount), 0)).where(mine)) or 0)
 
@@ -455,26 +455,26 @@ def _total(databases: Databases, accounts: dict[str, Key]) -> int:
 
 
 def _entries(databases: Databases, accounts: dict[str, Key]) -> dict[str, int]:
-    def count(session: UnitOfWork) -> int:
+    def count(session: PinnedSession) -> int:
         return session.scalar(select(func.count()).where(Entry.account_id == accounts[session.node])) or 0
 
     return {name: databases.read(name, count) for name in accounts}
 
 
-def _receive(session: UnitOfWork, message: outbox.Message) -> None:
+def _receive(session: PinnedSession, message: outbox.Message) -> None:
     session.execute(text("INSERT INTO entry (amount) VALUES (:amount)"), message.payload)
 
 
-def _place(session: UnitOfWork) -> None:
+def _place(session: PinnedSession) -> None:
     session.add(orders.Order(account_id=uuid4(), sku="verify", quantity=1, amount=1))
     session.flush()
 
 
-def _latest(session: UnitOfWork) -> object:
+def _latest(session: PinnedSession) -> object:
     return session.scalar(select(func.max(orders.Order.placed_at)))
 
 
-def _up_to(session: UnitOfWork, moment: object) -> int:
+def _up_to(session: PinnedSession, moment: object) -> int:
     return session.scalar(select(func.count()).select_from(orders.Order).where(orders.Order.placed_at <= moment)) or 0
 
 

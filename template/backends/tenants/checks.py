@@ -16,7 +16,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ...db import AmbiguousCommit, DatabaseError, RetryPolicy, UnitOfWork
+from ...db import AmbiguousCommit, DistributedSQLError, RetryPolicy, PinnedSession
 from ...db.registry import Placement, State, database_of, registry_url
 from ...db.tenants import Tenants, TenantSettings, is_login_refused
 from ..cluster import Cluster
@@ -225,11 +225,11 @@ class AMoveLosesNothing(Check):
             load = Load(db, probe.name, self.WRITERS)
             with load:
                 pauses = {server: move(registrar, probe.name, server).pause for server in route}
-            found = db.options(tenant=probe.name).read(_names)
+            found = db.using(tenant=probe.name).read(_names)
             lost = load.acknowledged - found
             # The control: what is not there is missed.
-            db.options(tenant=probe.name).run(_forget, next(iter(load.acknowledged), ""))
-            seen = load.acknowledged - db.options(tenant=probe.name).read(_names)
+            db.using(tenant=probe.name).run(_forget, next(iter(load.acknowledged), ""))
+            seen = load.acknowledged - db.using(tenant=probe.name).read(_names)
         evidence = {
             "acknowledged": len(load.acknowledged),
             "ambiguous": len(load.doubtful),
@@ -283,7 +283,7 @@ class AServerThatIsLostIsMissedByItsOwn(Check):
                 while len(loads[1].acknowledged) <= gone[1] + meanwhile[1] and time.monotonic() < deadline:
                     time.sleep(0.05)
                 time.sleep(0.5)
-            missing = sum(len(load.acknowledged - db.options(tenant=load.tenant).read(_names)) for load in loads)
+            missing = sum(len(load.acknowledged - db.using(tenant=load.tenant).read(_names)) for load in loads)
         failed = [reason for load in loads for reason in load.failed]
         evidence = {
             "acknowledged": sum(len(load.acknowledged) for load in loads),
@@ -330,10 +330,10 @@ class Load:
         while not self._finished.is_set():
             name = str(uuid4())
             try:
-                db.options(tenant=self.tenant).run(_note, name)
+                db.using(tenant=self.tenant).run(_note, name)
             except AmbiguousCommit:
                 self.doubtful.append(name)
-            except (DatabaseError, DBAPIError) as error:
+            except (DistributedSQLError, DBAPIError) as error:
                 self.failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
             else:
                 self.acknowledged.add(name)
@@ -395,15 +395,15 @@ def _may_connect(url: URL) -> bool:
         return False
 
 
-def _note(unit: UnitOfWork, name: str) -> None:
+def _note(unit: PinnedSession, name: str) -> None:
     unit.execute(_RECORD, {"load": name})
 
 
-def _names(unit: UnitOfWork) -> set[str]:
+def _names(unit: PinnedSession) -> set[str]:
     return set(unit.scalars(text("SELECT load FROM bulk_load_chunk")))
 
 
-def _forget(unit: UnitOfWork, name: str) -> None:
+def _forget(unit: PinnedSession, name: str) -> None:
     unit.execute(text("DELETE FROM bulk_load_chunk WHERE load = :load"), {"load": name})
 
 

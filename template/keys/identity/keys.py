@@ -14,12 +14,12 @@ Key: TypeAlias = int
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled by an identity sequence. Use it where `Keyed` does not fit, as in a composite key."""
+    """A column filled by an identity sequence. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(BigInteger, Identity(), primary_key=primary_key)
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -28,10 +28,10 @@ class Keyed:
         return key_column()
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
     """Nothing to do: one node counts."""
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: none, as for `claim_node`."""
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
+    """The sequences that could hand out another node's keys: none, as for `set_sequence_node`."""
     return []

@@ -16,14 +16,14 @@ Key: TypeAlias = UUID
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with random UUIDs, by SQL as well. Use it where `Keyed` does not fit, as in a composite key."""
+    """A column filled with random UUIDs, by SQL as well. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
     # Without `insert_sentinel` SQLAlchemy takes the server's default for what tells new rows apart, and inserts them one by one.
     default = func.gen_random_uuid()
     return mapped_column(Uuid, default=uuid4, insert_sentinel=True, server_default=default, primary_key=primary_key)
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -32,10 +32,10 @@ class Keyed:
         return key_column()
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
     """Nothing to do: no node takes part in making a key."""
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
     """The sequences that could hand out another node's keys: there are no sequences."""
     return []

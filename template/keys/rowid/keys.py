@@ -15,12 +15,12 @@ Key: TypeAlias = int
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with `unique_rowid()`. Use it where `Keyed` does not fit, as in a composite key."""
+    """A column filled with `unique_rowid()`. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(BigInteger, autoincrement=True, primary_key=primary_key)
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -29,10 +29,10 @@ class Keyed:
         return key_column()
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
     """Nothing to do: the node puts its own number into every key."""
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
     """The sequences that could hand out another node's keys: there are no sequences."""
     return []

@@ -53,7 +53,7 @@ def _next_value(element: next_snowflake, compiler: SQLCompiler, **options: Any) 
 def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
     """A column filled with snowflake ids from `sequence`, by the ORM, by Core and by plain SQL alike.
 
-    Use it where `Keyed` does not fit, as in a composite key.
+    Use it where `PrimaryKeyMixin` does not fit, as in a composite key.
     """
     source = SnowflakeSequence(sequence, data_type=BigInteger)
     return mapped_column(
@@ -61,8 +61,8 @@ def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
     )
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -86,7 +86,7 @@ class Snowflake:
         return cls(at=EPOCH + timedelta(milliseconds=key >> 22), node=key >> 12 & 1023, count=key & 4095)
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
 {% if profile.replication == 'multi-master' %}
     """Nothing to do: the server puts its own number into every id."""
 {% else %}
@@ -94,6 +94,6 @@ def claim_node(connection: Connection, number: int) -> None:
 {% endif %}
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: none, as for `claim_node`."""
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
+    """The sequences that could hand out another node's keys: none, as for `set_sequence_node`."""
     return []

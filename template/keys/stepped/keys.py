@@ -19,12 +19,12 @@ STRIDE = 64
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled by an identity sequence. Use it where `Keyed` does not fit, as in a composite key."""
+    """A column filled by an identity sequence. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(BigInteger, Identity(start=1, increment=STRIDE), primary_key=primary_key)
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -33,7 +33,7 @@ class Keyed:
         return key_column()
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
     """Set every stepped sequence of this node to the node's own numbers; one that is there already is left alone.
 
     Args:
@@ -56,7 +56,7 @@ def claim_node(connection: Connection, number: int) -> None:
             )
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
     """The sequences that would hand out another node's keys."""
     return [sequence for sequence, upcoming in _upcoming(connection).items() if upcoming % STRIDE != number]
 

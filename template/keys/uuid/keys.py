@@ -24,12 +24,12 @@ def uuid7() -> UUID:
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with version 7 UUIDs. Use it where `Keyed` does not fit, as in a composite key."""
+    """A column filled with version 7 UUIDs. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(Uuid, default=uuid7, primary_key=primary_key)
 
 
-class Keyed:
-    """Gives a model its primary key: `class Account(Keyed, Base)`."""
+class PrimaryKeyMixin:
+    """Gives a model its primary key: `class Account(PrimaryKeyMixin, Base)`."""
 
     @declared_attr
     @classmethod
@@ -38,10 +38,10 @@ class Keyed:
         return key_column()
 
 
-def claim_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int) -> None:
     """Nothing to do: no node takes part in making a key."""
 
 
-def misplaced(connection: Connection, number: int) -> list[str]:
+def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
     """The sequences that could hand out another node's keys: there are no sequences."""
     return []

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from .errors import DatabaseError, NodeUnavailable, WrongNode
+from .errors import DistributedSQLError, NodeUnavailable, WrongNode
 from .routing import Route, Router
 
 
@@ -110,18 +110,18 @@ class ReplicaRouter(Router):
         self,
         nodes: Sequence[str],
         *,
-        home: str | None = None,
+        preferred_node: str | None = None,
         cooldown: float = 2.0,
         wait: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(nodes, home=home, cooldown=cooldown, clock=clock)
+        super().__init__(nodes, preferred_node=preferred_node, cooldown=cooldown, clock=clock)
         self._wait = wait
         self._writer = next(iter(nodes), None)
         self._progress: dict[str, tuple[float, float]] = {}
         """Of each reader the moment it was asked, and how many seconds it was behind then."""
 
-    def refusal(self, connection: Connection, node: str, route: Route) -> DatabaseError | None:
+    def refusal(self, connection: Connection, node: str, route: Route) -> DistributedSQLError | None:
         """Why `node` cannot do this work, or None; a question to the server only where the answer is not known."""
         if _takes_writes(connection, certainly=not route.readonly):
             self._writer = node
@@ -139,13 +139,13 @@ class ReplicaRouter(Router):
         readers = [node for node in self._nodes if node != self._writer]
         if not route.readonly:
             return [*writer, *readers]
-        if route.key is not None or self._home in readers:
+        if route.key is not None or self._preferred_node in readers:
             readers.sort(key=self._affinity(route))
         else:
             random.shuffle(readers)
         return [*readers, *writer]
 
-    def _behind(self, connection: Connection, node: str, route: Route) -> DatabaseError | None:
+    def _behind(self, connection: Connection, node: str, route: Route) -> DistributedSQLError | None:
         token = _last_write.get()
         if token is None and self._is_fresh(node, route.max_lag):
             return None

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import BigInteger, DateTime, ForeignKey, MetaData, Numeric, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from .db import Key, Keyed
+from .db import Key, PrimaryKeyMixin
 from .db.changes import Changing
 from .db.outbox import Message, put
 from .models import Base as LedgerBase
@@ -28,7 +28,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Order(Keyed, Changing, Base):
+class Order(PrimaryKeyMixin, Changing, Base):
     """What a customer ordered. Copied into `reports`, so each row knows the transaction that changed it last."""
 
     __tablename__ = "customer_order"
@@ -45,7 +45,7 @@ class Order(Keyed, Changing, Base):
     placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Payment(Keyed, Base):
+class Payment(PrimaryKeyMixin, Base):
     """That an order is paid, once."""
 
     __tablename__ = "payment"

@@ -30,7 +30,7 @@ ischema_names["xid8"] = TransactionNumber
 
 
 class Changing:
-    """Gives a model the number of the transaction that changed a row last: `class Order(Keyed, Changing, Base)`."""
+    """Gives a model the number of the transaction that changed a row last: `class Order(PrimaryKeyMixin, Changing, Base)`."""
 
     @declared_attr
     @classmethod

@@ -35,10 +35,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from .changes import TransactionNumber, deletions
 from .databases import Databases
-from .errors import DatabaseError
+from .errors import DistributedSQLError
 from .mergejoin import merge_join, ordered
 from .twophase import OnStep, ignore
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 CHUNK = 5_000
 """Rows of one transaction. Arbitrary: enough that the commit no longer counts, and no lock is held for long."""
@@ -60,7 +60,7 @@ progress = Table(
 """How far each copy has come: everything below `horizon`, and of that transaction the rows up to `after_key`. In the target."""
 
 
-class CopyOvertaken(DatabaseError):
+class CopyOvertaken(DistributedSQLError):
     """Another copy of the same table is running, and is ahead; what this one had written of its last chunk is undone."""
 
 
@@ -146,7 +146,7 @@ def behind(databases: Databases, what: Copy) -> int:
         if found.after_key is not None:
             changed = changed.where(_is_after(what.table, found))
 
-    def count(session: UnitOfWork) -> int:
+    def count(session: PinnedSession) -> int:
         return session.scalar(changed) or 0
 
     return databases.read(what.source, count)
@@ -160,9 +160,9 @@ class _Run:
         self.on_step = on_step
         self.position = found
         # The position says whether a chunk was written, so it may be run again when nobody answered.
-        self._target = databases.server(what.target).options(idempotent=True)
+        self._target = databases.server(what.target).using(idempotent=True)
 
-    def write(self, reading: UnitOfWork, start: Position, horizon: str) -> int:
+    def write(self, reading: PinnedSession, start: Position, horizon: str) -> int:
         """Copy the rows that changed from `start` on, up to `horizon`; how many they were."""
         table = self.what.table
         wanted = (
@@ -199,7 +199,7 @@ class _Run:
     def _apply(self, work: Any, reached: Position) -> int:
         before = self.position
 
-        def write(session: UnitOfWork) -> int:
+        def write(session: PinnedSession) -> int:
             session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": self.what.into.name})
             found = _position(session, self.what)
             if found == reached and found != before:
@@ -246,13 +246,13 @@ def _is_after(table: Table, place: Position) -> Any:
     return tuple_(table.c.changed_in, table.c.id) > tuple_(_number(place.horizon), literal(key, table.c.id.type))
 
 
-def _position(session: UnitOfWork, what: Copy) -> Position | None:
+def _position(session: PinnedSession, what: Copy) -> Position | None:
     wanted = select(progress.c.server, progress.c.horizon, progress.c.after_key)
     row = session.execute(wanted.where(progress.c.relation == what.into.name)).one_or_none()
     return Position(*row) if row else None
 
 
-def _upsert(session: UnitOfWork, what: Copy, chunk: list[Any]) -> int:
+def _upsert(session: PinnedSession, what: Copy, chunk: list[Any]) -> int:
     rows = [{name: getattr(row, name) for name in what.columns} for row in chunk]
     written = insert(what.into)
     changed = {name: written.excluded[name] for name in what.columns if name != "id"}
@@ -260,7 +260,7 @@ def _upsert(session: UnitOfWork, what: Copy, chunk: list[Any]) -> int:
     return len(rows)
 
 
-def _deleted(reading: UnitOfWork, what: Copy, since: str, horizon: str) -> list[Any]:
+def _deleted(reading: PinnedSession, what: Copy, since: str, horizon: str) -> list[Any]:
     """The keys that were deleted in between, and do not exist again."""
     table = what.table
     exists = select(table.c.id).where(table.c.id == cast(deletions.c.key, table.c.id.type)).exists()
@@ -275,7 +275,7 @@ def _deleted(reading: UnitOfWork, what: Copy, since: str, horizon: str) -> list[
     return [table.c.id.type.python_type(key) for key in keys]
 
 
-def _surplus(databases: Databases, reading: UnitOfWork, what: Copy) -> list[Any]:
+def _surplus(databases: Databases, reading: PinnedSession, what: Copy) -> list[Any]:
     """The keys that only the target has."""
     with databases.snapshot(what.target) as copied:
         theirs = ordered(copied, select(what.into.c.id), by=what.into.c.id)

@@ -27,14 +27,14 @@ from sqlalchemy.sql.compiler import Compiled
 from sqlalchemy.sql.visitors import iterate
 
 from ..settings import Settings
-from .backend import Isolation
+from .backend import IsolationLevel
 from .binds import PerModelSession
-from .database import Database, Options, options_from
+from .database import Database, Options, database_arguments
 from .errors import MisuseError, NoNodes, WrongNode
 from .retry import RetryPolicy
 from .sqlite import SqliteDatabase
 from .twophase import OnStep, TwoPhase, ignore
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Databases:
     @classmethod
     def from_settings(cls, places: Sequence[Place], settings: FileSettings, *, log: str | None = None) -> Self:
         """The databases as the settings describe them."""
-        options = options_from(settings)
+        options = database_arguments(settings)
         for decided_here in ("nodes", "home"):
             del options[decided_here]
         return cls(places, settings.urls(), folder=settings.sqlite_folder, log=log, **options)
@@ -161,22 +161,22 @@ class Databases:
         self.server(name)
         return {name: self._nodes[self.places[name].node or ""]}
 
-    def session(self, name: str, *, readonly: bool = False) -> AbstractContextManager[UnitOfWork]:
+    def session(self, name: str, *, readonly: bool = False) -> AbstractContextManager[PinnedSession]:
         """One transaction on one database: committed when the block ends, rolled back when it raises, never retried."""
         return self[name].session(readonly=readonly)
 
-    def snapshot(self, name: str) -> AbstractContextManager[UnitOfWork]:
+    def snapshot(self, name: str) -> AbstractContextManager[PinnedSession]:
         """A session that sees one moment of one database, however long it reads, and cannot write: for `ordered` and the like."""
         found = self[name]
         if isinstance(found, SqliteDatabase):
             return found.session(readonly=True)
-        return found.options(isolation="REPEATABLE READ").session(readonly=True)
+        return found.using(isolation_level="REPEATABLE READ").session(readonly=True)
 
-    def run(self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, name: str, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, …)` as one transaction on one database, again while that is safe and useful."""
         return self[name].run(work, *args, **kwargs)
 
-    def read(self, name: str, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, name: str, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, on a session that the database keeps from writing."""
         return self[name].read(work, *args, **kwargs)
 
@@ -244,18 +244,18 @@ class NamedDatabase(Database):
         """The engine of its node; with `readonly` the one whose server refuses to write."""
         return self._engines.get(self.nodes[0], readonly=readonly)
 
-    def options(
+    def using(
         self,
         *,
         node: str | None = None,
         key: Hashable | None = None,
         idempotent: bool = False,
-        isolation: Isolation | None = None,
+        isolation_level: IsolationLevel | None = None,
         retry: RetryPolicy | None = None,
     ) -> Options:
-        """As `Database.options`; it goes to the only node there is, which an error then names."""
-        return super().options(
-            node=node or self.nodes[0], key=key, idempotent=idempotent, isolation=isolation, retry=retry
+        """As `Database.using`; it goes to the only node there is, which an error then names."""
+        return super().using(
+            node=node or self.nodes[0], key=key, idempotent=idempotent, isolation_level=isolation_level, retry=retry
         )
 
 

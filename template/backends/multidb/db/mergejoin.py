@@ -29,14 +29,14 @@ Values: TypeAlias = tuple[Any, ...]
 """What the statement of a side asked for, row by row."""
 
 
-class Keyed(NamedTuple):
+class KeyedRow(NamedTuple):
     """A row of one side, with its key."""
 
     key: Any
     row: Values
 
 
-Side: TypeAlias = Iterator[Keyed]
+Side: TypeAlias = Iterator[KeyedRow]
 
 
 def ordered(
@@ -74,7 +74,7 @@ def ordered(
     try:
         for partition in result.partitions():
             for row in partition:
-                yield Keyed(row[-1], tuple(row[:-1]))
+                yield KeyedRow(row[-1], tuple(row[:-1]))
     finally:
         result.close()
 

@@ -45,7 +45,7 @@ from .databases import Databases
 from .errors import MisuseError
 from .retry import Verdict, classify, first_line
 from .twophase import OnStep, ignore
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Message:
     """What JSON can hold."""
 
 
-Receiver: TypeAlias = Callable[[UnitOfWork, Message], None]
+Receiver: TypeAlias = Callable[[PinnedSession, Message], None]
 """Has the effect of a message, in the transaction it is given and nowhere else."""
 
 Receivers: TypeAlias = Mapping[tuple[str, str], Receiver]
@@ -165,14 +165,14 @@ def forget(databases: Databases, target: str, *, older_than: timedelta = REMEMBE
     """Drop from the inbox of `target` what was received so long ago that nobody can deliver it again; returns how many."""
     horizon = datetime.now(UTC) - older_than
 
-    def drop(session: UnitOfWork) -> int:
+    def drop(session: PinnedSession) -> int:
         old = delete(received).where(received.c.received_at < horizon).returning(received.c.id)
         return len(session.scalars(old).all())
 
     return databases.run(target, drop)
 
 
-def _read(session: UnitOfWork, *, most: int, after: int = 0, tries: int | None = None) -> list[Waiting]:
+def _read(session: PinnedSession, *, most: int, after: int = 0, tries: int | None = None) -> list[Waiting]:
     wanted = select(outgoing).where(outgoing.c.position > after).order_by(outgoing.c.position).limit(most)
     if tries is not None:
         wanted = wanted.where(outgoing.c.failures < tries)
@@ -188,7 +188,7 @@ def _hand_over(
 ) -> Delivery:
     target = batch[0].target
 
-    def receive(session: UnitOfWork) -> tuple[int, dict[int, str]]:
+    def receive(session: PinnedSession) -> tuple[int, dict[int, str]]:
         known, failed = 0, {}
         for one in batch:
             try:
@@ -207,11 +207,11 @@ def _hand_over(
     database = databases[target]
     on_step("read")
     # Whether a commit that was not answered happened, the inbox knows.
-    run = database.options(idempotent=True).run if isinstance(database, Database) else database.run
+    run = database.using(idempotent=True).run if isinstance(database, Database) else database.run
     known, failed = run(receive)
     on_step("received")
 
-    def settle(session: UnitOfWork) -> None:
+    def settle(session: PinnedSession) -> None:
         done = [one.position for one in batch if one.position not in failed]
         session.execute(delete(outgoing).where(outgoing.c.position.in_(done)))
         for position, reason in failed.items():
@@ -227,7 +227,7 @@ def _hand_over(
     return Delivery(len(batch) - known - len(failed), known, len(failed))
 
 
-def _note(session: UnitOfWork, id: UUID) -> bool:
+def _note(session: PinnedSession, id: UUID) -> bool:
     """Note that a message is received; False if it was before."""
     row = {"id": id, "received_at": datetime.now(UTC)}
     if session.bind.dialect.name == "sqlite":

@@ -24,9 +24,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from .database import inside_work, refuse_nesting
-from .errors import DatabaseError, MisuseError
+from .errors import DistributedSQLError, MisuseError
 from .retry import first_line
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,11 +38,11 @@ READERS = 5
 """Connections of readers that are kept; more are opened as they are needed. SQLAlchemy's own default."""
 
 
-class Busy(DatabaseError):
+class Busy(DistributedSQLError):
     """Another writer had the file for longer than this one may wait. Nothing happened; it can be tried again."""
 
 
-class FileUnit(UnitOfWork):
+class FileSession(PinnedSession):
     """A unit of work on a file. SQLite forgets no failed statement's transaction, so there is nothing to ask before COMMIT."""
 
     def finish(self) -> None:
@@ -86,7 +86,7 @@ class SqliteDatabase:
                 engine.dispose()
 
     @contextmanager
-    def session(self, *, readonly: bool = False) -> Iterator[UnitOfWork]:
+    def session(self, *, readonly: bool = False) -> Iterator[PinnedSession]:
         """One transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
@@ -107,7 +107,7 @@ class SqliteDatabase:
         finally:
             unit.end()
 
-    def run(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, …)` as one transaction. Its turn comes once, and then nobody can come in between.
 
         Raises:
@@ -115,12 +115,12 @@ class SqliteDatabase:
         """
         return self._run(False, work, *args, **kwargs)
 
-    def read(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, on a connection that cannot write, and without waiting for anybody."""
         return self._run(True, work, *args, **kwargs)
 
     def _run(
-        self, readonly: bool, work: Callable[Concatenate[UnitOfWork, P], T], *args: P.args, **kwargs: P.kwargs
+        self, readonly: bool, work: Callable[Concatenate[PinnedSession, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         refuse_nesting()
         with self.session(readonly=readonly) as unit:
@@ -130,7 +130,7 @@ class SqliteDatabase:
             finally:
                 inside_work.reset(token)
 
-    def _begin(self, *, readonly: bool) -> FileUnit:
+    def _begin(self, *, readonly: bool) -> FileSession:
         started = time.monotonic()
         try:
             connection = self.engine_for(readonly=readonly).connect()
@@ -139,8 +139,8 @@ class SqliteDatabase:
         except DBAPIError as error:
             if "locked" in str(error.orig):
                 raise self._busy("another process", started) from error
-            raise DatabaseError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
-        unit = FileUnit(connection, node=self.name, readonly=readonly)
+            raise DistributedSQLError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
+        unit = FileSession(connection, node=self.name, readonly=readonly)
         try:
             # Begins now: who waits for a turn has not read anything yet that could be old by then.
             unit.connection()

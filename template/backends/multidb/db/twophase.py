@@ -33,10 +33,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from . import backend
 from .database import Database, inside_work, refuse_nesting
-from .errors import AmbiguousCommit, DatabaseError, MisuseError, NodeUnavailable
+from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable
 from .retry import Attempts, Verdict, classify, first_line, sqlstate_of
 from .routing import Route
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ decision = Table(
 """What was decided, by id. A row is added once, never changed, and some time after everybody has carried it out it is deleted."""
 
 
-class CommitPending(DatabaseError):
+class CommitPending(DistributedSQLError):
     """It is committed, but not everywhere yet: a database went away after the decision.
 
     Do not run it again. `recover` finishes it once the database is back.
@@ -118,7 +118,7 @@ class TwoPhase:
             time.sleep(delay)
 
     @contextmanager
-    def session(self) -> Iterator[tuple[UnitOfWork, ...]]:
+    def session(self) -> Iterator[tuple[PinnedSession, ...]]:
         """A session for each database: committed together when the block ends, rolled back when it raises, never retried."""
         attempt = _Attempt(self)
         try:
@@ -142,7 +142,7 @@ class _Attempt:
     def __init__(self, plan: TwoPhase) -> None:
         self.plan = plan
         self.id = uuid4()
-        self.units: dict[str, UnitOfWork] = {}
+        self.units: dict[str, PinnedSession] = {}
         self.prepared: dict[str, str] = {}
         """The name that was given to the transaction of each database, from the moment at which it may be prepared."""
         self.forgetting: list[UUID] = []
@@ -151,7 +151,7 @@ class _Attempt:
         """Whether the decision may be in the log; from then on nothing here may roll back."""
 
     @property
-    def log(self) -> UnitOfWork:
+    def log(self) -> PinnedSession:
         return self.units[self.plan.log_name]
 
     def begin(self) -> None:
@@ -266,7 +266,7 @@ class _Attempt:
     def _settle(self, error: DBAPIError) -> Outcome:
         try:
             return decide(self.plan.log, self.id)
-        except (DBAPIError, DatabaseError) as second:
+        except (DBAPIError, DistributedSQLError) as second:
             raise AmbiguousCommit(
                 f"{self.plan.log_name} did not say whether it committed ({first_line(error)}), and does not answer "
                 f"({first_line(second)}). Nothing is half-done: `{PREFIX} twophase recover` finishes it one way or the other "
@@ -370,14 +370,14 @@ def decide(log: Database, id: UUID) -> Outcome:
     Waits for a decision that is just being committed.
     """
 
-    def write_once(session: UnitOfWork) -> Outcome | None:
+    def write_once(session: PinnedSession) -> Outcome | None:
         session.execute(insert(decision).values(id=id, outcome="rollback").on_conflict_do_nothing())
         outcome: Outcome | None = session.scalar(select(decision.c.outcome).where(decision.c.id == id))
         return outcome
 
     while True:
         # None: everybody had carried it out, and it was forgotten between the two statements.
-        if outcome := log.options(idempotent=True).run(write_once):
+        if outcome := log.using(idempotent=True).run(write_once):
             return outcome
 
 
@@ -395,7 +395,7 @@ def lock_of(id: UUID) -> int:
 
 
 def _known(log: Database) -> set[UUID]:
-    def ids(session: UnitOfWork) -> set[UUID]:
+    def ids(session: PinnedSession) -> set[UUID]:
         return set(session.scalars(select(decision.c.id)))
 
     return log.read(ids)
@@ -403,7 +403,7 @@ def _known(log: Database) -> set[UUID]:
 
 def _forget(log: Database, *ids: UUID) -> None:
     if ids:
-        log.options(idempotent=True).run(
+        log.using(idempotent=True).run(
             lambda session: session.execute(delete(decision).where(decision.c.id.in_(ids)))
         )
 
@@ -427,7 +427,7 @@ def _prepared(
                 names.setdefault(id, {})[name] = gid
                 ages[id] = max(age, ages.get(id, timedelta()))
 
-    def judge(session: UnitOfWork) -> list[Outstanding]:
+    def judge(session: PinnedSession) -> list[Outstanding]:
         found = []
         for id in sorted(names, key=lambda id: ages[id], reverse=True):
             # Lock first, log second: who holds no lock any more has decided, or never will.
@@ -439,7 +439,7 @@ def _prepared(
     return (log.read(judge) if names else []), unreachable
 
 
-def _list_prepared(session: UnitOfWork, prefix: str) -> list[tuple[str, timedelta]]:
+def _list_prepared(session: PinnedSession, prefix: str) -> list[tuple[str, timedelta]]:
     rows = session.execute(
         text(
             "SELECT gid, clock_timestamp() - prepared FROM pg_prepared_xacts "

@@ -2,7 +2,7 @@
 
     db = AsyncTenants.from_settings(TenantSettings())
 
-    await db.options(tenant="acme").run(open_account, owner="Ada")   # as `AsyncDatabase.run`, in the database of acme
+    await db.using(tenant="acme").run(open_account, owner="Ada")   # as `AsyncDatabase.run`, in the database of acme
     async with db.session(tenant="acme") as session: ...             # one transaction, not retried
     with use_tenant("acme"):                                         # around a web request:
         await db.run(open_account, owner="Ada")                      # whoever the current tenant is
@@ -26,8 +26,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-from .aio import AsyncDatabase, AsyncOptions, AsyncUnitOfWork
-from .backend import Isolation
+from .aio import AsyncDatabase, AsyncOptions, AsyncPinnedSession
+from .backend import IsolationLevel
 from .budget import BudgetedPool, ServerBudget
 from .engines import PoolLimits, Timeouts
 from .errors import MisuseError, NodeUnavailable
@@ -53,7 +53,7 @@ from .tenants import (
     served,
     tenant_options,
 )
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,7 +162,7 @@ class AsyncTenants:
         limits = pool or PoolLimits()
         self._budgets = {server: AsyncServerBudget(server, connections, timeout=limits.timeout) for server in servers}
         self._limits = {
-            server: replace(limits, size=connections, overflow=0, poolclass=budget.pool_class())
+            server: replace(limits, size=connections, max_overflow=0, poolclass=budget.pool_class())
             for server, budget in self._budgets.items()
         }
         self._timeouts = timeouts
@@ -200,40 +200,40 @@ class AsyncTenants:
             self._recent.append(database)
         return database
 
-    def options(
+    def using(
         self,
         *,
         tenant: str | None = None,
         idempotent: bool = False,
-        isolation: Isolation | None = None,
+        isolation_level: IsolationLevel | None = None,
         retry: RetryPolicy | None = None,
     ) -> AsyncOptions:
-        """As `Tenants.options`."""
-        return self.of(tenant).options(idempotent=idempotent, isolation=isolation, retry=retry)
+        """As `Tenants.using`."""
+        return self.of(tenant).using(idempotent=idempotent, isolation_level=isolation_level, retry=retry)
 
     def session(
-        self, *, tenant: str | None = None, readonly: bool = False, isolation: Isolation | None = None
-    ) -> AbstractAsyncContextManager[AsyncUnitOfWork]:
+        self, *, tenant: str | None = None, readonly: bool = False, isolation_level: IsolationLevel | None = None
+    ) -> AbstractAsyncContextManager[AsyncPinnedSession]:
         """As `Tenants.session`."""
-        return self.options(tenant=tenant, isolation=isolation).session(readonly=readonly)
+        return self.using(tenant=tenant, isolation_level=isolation_level).session(readonly=readonly)
 
     async def run(
-        self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[AsyncPinnedSession, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `Tenants.run`, for an async function."""
         return await self.of().run(work, *args, **kwargs)
 
     async def read(
-        self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+        self, work: Callable[Concatenate[AsyncPinnedSession, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `run`, on a session that the server keeps from writing."""
         return await self.of().read(work, *args, **kwargs)
 
-    async def run_sync(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run_sync(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, for a function that was written for a `Session`."""
         return await self.of().run_sync(work, *args, **kwargs)
 
-    async def read_sync(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_sync(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, for a function that was written for a `Session`."""
         return await self.of().read_sync(work, *args, **kwargs)
 
@@ -241,7 +241,7 @@ class AsyncTenants:
         """The tenants that are served, in order."""
         return await self._registry.active()
 
-    def transactional(self, work: Callable[Concatenate[AsyncUnitOfWork, P], Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def transactional(self, work: Callable[Concatenate[AsyncPinnedSession, P], Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """As a decorator: the function is called without the session, and runs as `run` has it."""
 
         @functools.wraps(work)
@@ -252,7 +252,7 @@ class AsyncTenants:
 
     def each(
         self,
-        work: Callable[[AsyncUnitOfWork], Awaitable[T]],
+        work: Callable[[AsyncPinnedSession], Awaitable[T]],
         *,
         tenants: Iterable[str] | None = None,
         at_once: int = 8,
@@ -286,7 +286,7 @@ class AsyncTenants:
         """
 
         async def ask(name: str) -> AsyncGenerator[list[Any], None]:
-            async with self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session:
+            async with self.session(tenant=name, readonly=True, isolation_level="REPEATABLE READ") as session:
                 found = await session.stream(statement, execution_options={"yield_per": CHUNK_ROWS})
                 try:
                     async for rows in found.partitions():
@@ -348,14 +348,14 @@ class AsyncTenants:
                     answers.get_nowait()
                 await asyncio.wait(tasks, timeout=0.005)
 
-    async def _begin(self, name: str, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
+    async def _begin(self, name: str, route: Route, isolation_level: IsolationLevel | None) -> AsyncPinnedSession:
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
         was_refused = False
         while True:
             entry = await self._enter(name)
             try:
-                return await entry.database._begin(route, isolation)
+                return await entry.database._begin(route, isolation_level)
             except NodeUnavailable as error:
                 entry.is_doubtful = True
                 raise away(entry.placement, error) from error
@@ -418,5 +418,5 @@ class AsyncTenantDatabase(AsyncDatabase):
         """Refused, as by `TenantDatabase`."""
         raise no_engine(self.tenant, node)
 
-    async def _begin(self, route: Route, isolation: Isolation | None) -> AsyncUnitOfWork:
-        return await self._tenants._begin(self.tenant, route, isolation)
+    async def _begin(self, route: Route, isolation_level: IsolationLevel | None) -> AsyncPinnedSession:
+        return await self._tenants._begin(self.tenant, route, isolation_level)

@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .database import Database
 from .engines import PoolLimits, Timeouts
-from .errors import DatabaseError, NodeUnavailable
+from .errors import DistributedSQLError, NodeUnavailable
 from .retry import first_line
 
 metadata = MetaData()
@@ -75,15 +75,15 @@ PREFIX = "t_"
 """Of a tenant's database and role, so that no name of a tenant means anything else to PostgreSQL: `postgres`, `public`, `user`."""
 
 
-class BadTenantName(DatabaseError):
+class BadTenantName(DistributedSQLError):
     """No tenant can have this name."""
 
 
-class UnknownTenant(DatabaseError):
+class UnknownTenant(DistributedSQLError):
     """The registry has no such tenant."""
 
 
-class TenantSuspended(DatabaseError):
+class TenantSuspended(DistributedSQLError):
     """The tenant exists, and is not served: suspended, or not yet added, or about to be dropped."""
 
 
@@ -156,7 +156,7 @@ def registry_url(servers: Mapping[str, URL]) -> URL:
 
 ACTIVE = select(tenant.c.name).where(tenant.c.state == State.ACTIVE).order_by(tenant.c.name)
 
-REGISTRY_POOL = PoolLimits(size=2, overflow=3)
+REGISTRY_POOL = PoolLimits(size=2, max_overflow=3)
 """A tenant is asked for once per process, so few connections are enough."""
 
 

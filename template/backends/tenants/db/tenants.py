@@ -2,7 +2,7 @@
 
     db = Tenants.from_settings(TenantSettings())
 
-    db.options(tenant="acme").run(bank.open_account, owner="Ada")   # as `Database.run`, in the database of acme
+    db.using(tenant="acme").run(bank.open_account, owner="Ada")   # as `Database.run`, in the database of acme
     with db.session(tenant="acme") as session: ...                  # one transaction, not retried
     with use_tenant("acme"):                                        # around a web request:
         db.run(bank.open_account, owner="Ada")                      # whoever the current tenant is
@@ -37,15 +37,15 @@ from sqlalchemy.exc import DBAPIError
 
 from ..settings import Settings
 from . import backend
-from .backend import Isolation
+from .backend import IsolationLevel
 from .budget import BudgetedPool, ServerBudget
-from .database import Database, Options, options_from
+from .database import Database, Options, database_arguments
 from .engines import Engines, PoolLimits, Timeouts
-from .errors import DatabaseError, MisuseError, NodeUnavailable
+from .errors import DistributedSQLError, MisuseError, NodeUnavailable
 from .registry import Placement, Registry, State, TenantSuspended, UnknownTenant, registry_url, shown
 from .retry import Counters, RetryPolicy, first_line, sqlstate_of
 from .routing import Route
-from .unit import UnitOfWork
+from .session import PinnedSession
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ CHUNK_ROWS = 500
 _current: ContextVar[str | None] = ContextVar("current_tenant", default=None)
 
 
-class SomeTenantsFailed(DatabaseError):
+class SomeTenantsFailed(DistributedSQLError):
     """What was asked of all tenants failed for some; the answers of the others came before this."""
 
     def __init__(self, failures: Mapping[str, Exception], asked: int) -> None:
@@ -102,7 +102,7 @@ def chosen(tenant: str | None) -> str:
     name = tenant if tenant is not None else current_tenant()
     if name is None:
         raise MisuseError(
-            "whose database? Name the tenant, with db.options(tenant=…) or db.session(tenant=…), or put `with use_tenant(…):` "
+            "whose database? Name the tenant, with db.using(tenant=…) or db.session(tenant=…), or put `with use_tenant(…):` "
             "around the request"
         )
     return name
@@ -132,7 +132,7 @@ class TenantSettings(Settings):
 
 def tenant_options(settings: TenantSettings) -> dict[str, Any]:
     """The arguments of `Tenants`, as the settings describe it."""
-    options = options_from(settings)
+    options = database_arguments(settings)
     return {
         "servers": options["nodes"],
         "registry": settings.registry_url(),
@@ -325,7 +325,7 @@ class Tenants:
         limits = pool or PoolLimits()
         self._budgets = {server: ServerBudget(server, connections, timeout=limits.timeout) for server in servers}
         self._limits = {
-            server: replace(limits, size=connections, overflow=0, poolclass=budget.pool_class())
+            server: replace(limits, size=connections, max_overflow=0, poolclass=budget.pool_class())
             for server, budget in self._budgets.items()
         }
         self._timeouts = timeouts
@@ -370,36 +370,36 @@ class Tenants:
                 self._recent.append(database)
             return database
 
-    def options(
+    def using(
         self,
         *,
         tenant: str | None = None,
         idempotent: bool = False,
-        isolation: Isolation | None = None,
+        isolation_level: IsolationLevel | None = None,
         retry: RetryPolicy | None = None,
     ) -> Options:
-        """Say how the next unit of work is to be run, as `Database.options`.
+        """Say how the next unit of work is to be run, as `Database.using`.
 
         Args:
             tenant: in whose database; the current tenant's if absent.
             idempotent: running it twice has the effect of once, so an ambiguous commit is settled by running it again.
-            isolation: another level than READ COMMITTED.
+            isolation_level: another level than READ COMMITTED.
             retry: another policy than the one for all.
         """
-        return self.of(tenant).options(idempotent=idempotent, isolation=isolation, retry=retry)
+        return self.of(tenant).using(idempotent=idempotent, isolation_level=isolation_level, retry=retry)
 
     def session(
-        self, *, tenant: str | None = None, readonly: bool = False, isolation: Isolation | None = None
-    ) -> AbstractContextManager[UnitOfWork]:
+        self, *, tenant: str | None = None, readonly: bool = False, isolation_level: IsolationLevel | None = None
+    ) -> AbstractContextManager[PinnedSession]:
         """One transaction: committed when the block ends, rolled back when it raises, never retried.
 
         Raises:
             UnknownTenant: there is no such tenant.
             TenantSuspended: it is not served.
         """
-        return self.options(tenant=tenant, isolation=isolation).session(readonly=readonly)
+        return self.using(tenant=tenant, isolation_level=isolation_level).session(readonly=readonly)
 
-    def run(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, …)` for the current tenant, as `Database.run`.
 
         Raises:
@@ -408,11 +408,11 @@ class Tenants:
         """
         return self.of().run(work, *args, **kwargs)
 
-    def read(self, work: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, on a session that the server keeps from writing."""
         return self.of().read(work, *args, **kwargs)
 
-    def transactional(self, work: Callable[Concatenate[UnitOfWork, P], T]) -> Callable[P, T]:
+    def transactional(self, work: Callable[Concatenate[PinnedSession, P], T]) -> Callable[P, T]:
         """As a decorator: the function is called without the session, and runs as `run` has it."""
 
         @functools.wraps(work)
@@ -426,7 +426,7 @@ class Tenants:
         return self._registry.active()
 
     def each(
-        self, work: Callable[[UnitOfWork], T], *, tenants: Iterable[str] | None = None, at_once: int = 8
+        self, work: Callable[[PinnedSession], T], *, tenants: Iterable[str] | None = None, at_once: int = 8
     ) -> Generator[tuple[str, T], None, None]:
         """What `work(session)` returns for each tenant, on a session that only reads, in the order in which they end.
 
@@ -463,12 +463,12 @@ class Tenants:
                 for row in rows:
                     yield name, row
 
-    def _answer(self, name: str, work: Callable[[UnitOfWork], T]) -> Generator[T, None, None]:
+    def _answer(self, name: str, work: Callable[[PinnedSession], T]) -> Generator[T, None, None]:
         yield self.of(name).read(work)
 
     def _chunks(self, name: str, statement: Executable) -> Generator[list[Any], None, None]:
         with (
-            self.session(tenant=name, readonly=True, isolation="REPEATABLE READ") as session,
+            self.session(tenant=name, readonly=True, isolation_level="REPEATABLE READ") as session,
             session.execute(statement, execution_options={"yield_per": CHUNK_ROWS}) as found,
         ):
             for rows in found.partitions():
@@ -530,7 +530,7 @@ class Tenants:
 
     # Which database it is ---------------------------------------------------------------------------------------
 
-    def _begin(self, name: str, route: Route, isolation: Isolation | None) -> UnitOfWork:
+    def _begin(self, name: str, route: Route, isolation_level: IsolationLevel | None) -> PinnedSession:
         """Begin a unit of work in the database of a tenant, wherever that is by now."""
         deadline = time.monotonic() + SWITCH_PATIENCE
         pause = FIRST_PAUSE
@@ -538,7 +538,7 @@ class Tenants:
         while True:
             entry = self._enter(name)
             try:
-                return entry.database._begin(route, isolation)
+                return entry.database._begin(route, isolation_level)
             except NodeUnavailable as error:
                 # Perhaps it is somewhere else by now.
                 entry.is_doubtful = True
@@ -619,8 +619,8 @@ class TenantDatabase(Database):
         """Refused: an engine is of one server, and is closed when its turn has come."""
         raise no_engine(self.tenant, node)
 
-    def _begin(self, route: Route, isolation: Isolation | None) -> UnitOfWork:
-        return self._tenants._begin(self.tenant, route, isolation)
+    def _begin(self, route: Route, isolation_level: IsolationLevel | None) -> PinnedSession:
+        return self._tenants._begin(self.tenant, route, isolation_level)
 
 
 def no_engine(tenant: str, node: str) -> MisuseError:

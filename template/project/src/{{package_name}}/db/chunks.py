@@ -14,13 +14,13 @@ from sqlalchemy import ARRAY, JSON, Column, LargeBinary, String, Table, inspect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.schema import CallableColumnDefault, ScalarElementColumnDefault
 
-from .errors import DatabaseError, MisuseError
+from .errors import DistributedSQLError, MisuseError
 
 Values: TypeAlias = tuple[Any, ...]
 """Of one row, in the order of its columns."""
 
 
-class BadRow(DatabaseError):
+class BadRow(DistributedSQLError):
     """A row cannot be loaded: other keys than the first one, a value its column does not take, a broken constraint."""
 
     def __init__(self, reason: str, rows: range, *, sqlstate: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """What can go wrong between the application and its database.
 
-    DatabaseError
+    DistributedSQLError
     ├── NoNodes              nothing to connect to
     ├── NodeUnavailable      no node that may do this work answers
     ├── WrongNode            the node is a replica, or no such node exists
@@ -14,7 +14,7 @@ Every other error (a broken constraint, a typing mistake in SQL) reaches the cal
 from collections.abc import Sequence
 
 
-class DatabaseError(Exception):
+class DistributedSQLError(Exception):
     """Base of this module; carries where and after how many attempts it happened."""
 
     def __init__(
@@ -36,29 +36,29 @@ class DatabaseError(Exception):
         return max(1, len(self.failures))
 
 
-class NoNodes(DatabaseError):
+class NoNodes(DistributedSQLError):
     """No node is configured."""
 
 
-class NodeUnavailable(DatabaseError):
+class NodeUnavailable(DistributedSQLError):
     """No node that may do this work can be reached."""
 
 
-class WrongNode(DatabaseError):
+class WrongNode(DistributedSQLError):
     """The chosen node cannot do this work: it refuses writes, or it does not exist."""
 
 
-class RetriesExhausted(DatabaseError):
+class RetriesExhausted(DistributedSQLError):
     """Every attempt failed for a reason that may pass; `failures` has them all, oldest first."""
 
 
-class AmbiguousCommit(DatabaseError):
+class AmbiguousCommit(DistributedSQLError):
     """The connection broke while COMMIT was on its way: the transaction may or may not have happened.
 
     Running it again could do it twice. Ask first (an idempotency key), or declare the unit of work idempotent with
-    `db.options(idempotent=True)`.
+    `db.using(idempotent=True)`.
     """
 
 
-class MisuseError(DatabaseError):
+class MisuseError(DistributedSQLError):
     """The library was called in a way that cannot work; the message names the right way."""

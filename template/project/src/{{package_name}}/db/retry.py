@@ -222,7 +222,7 @@ class Attempts:
 def _ambiguous(node: str | None, failures: Sequence[Exception]) -> AmbiguousCommit:
     return AmbiguousCommit(
         f"{node} did not say whether it committed ({first_line(failures[-1])}). Look for the effect before you run it "
-        "again, or give the work an idempotency key and run it with db.options(idempotent=True)",
+        "again, or give the work an idempotency key and run it with db.using(idempotent=True)",
         node=node,
         sqlstate=sqlstate_of(failures[-1]),
         failures=failures,

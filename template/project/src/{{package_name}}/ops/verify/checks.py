@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from ...db import AmbiguousCommit, Database, DatabaseError, Key, RetryPolicy, UnitOfWork, keys
+from ...db import AmbiguousCommit, Database, DistributedSQLError, Key, RetryPolicy, PinnedSession, keys
 from ..cluster import Cluster
 from ..connections import Unreachable, connect, connect_all
 from ..migrate import load_config, version_of
@@ -115,7 +115,7 @@ class RowsReachEveryNode(Check):
             views = in_scratch(subject, connections)
             for origin in writers(connections):
                 for _ in range(self.SAMPLES):
-                    key = database.options(node=origin).run(mark, origin)
+                    key = database.using(node=origin).run(mark, origin)
                     committed = time.monotonic()
                     waiting = {peer for peer in connections if peer != origin and (origin, peer) not in lost}
                     while waiting:
@@ -167,7 +167,7 @@ class KeysNeverCollide(Check):
             misplaced = [
                 f"{node}: {sequence} does not hand out the numbers of its node"
                 for node in nodes
-                for sequence in keys.misplaced(connections[node], node_number(connections[node]))
+                for sequence in keys.misconfigured_sequences(connections[node], node_number(connections[node]))
             ]
             if misplaced:
                 return Finding(Status.FAIL, "; ".join(misplaced))
@@ -177,7 +177,7 @@ class KeysNeverCollide(Check):
                 made: list[tuple[str, Key | None]] = []
                 for _ in range(self.UNITS):
                     try:
-                        made += [(node, key) for key in database.options(node=node).run(_mark_many, node, self.ROWS)]
+                        made += [(node, key) for key in database.using(node=node).run(_mark_many, node, self.ROWS)]
                     except IntegrityError:
                         # The other row with that key arrived first.
                         made.append((node, None))
@@ -231,7 +231,7 @@ class LedgerStaysBalanced(Check):
             def write(writer: tuple[int, str]) -> int:
                 rng = subject.random("ledger", writer)
 
-                def transfer(unit: UnitOfWork) -> None:
+                def transfer(unit: PinnedSession) -> None:
                     attempts.append(unit.node)
                     source, target = rng.sample(accounts[unit.node], 2)
                     # The balance that is read decides what is written: the race that SERIALIZABLE refuses to lose silently.
@@ -241,7 +241,7 @@ class LedgerStaysBalanced(Check):
                     amount = 1 + abs(int(balance or 0)) % 10
                     unit.add_all([Entry(account_id=source, amount=-amount), Entry(account_id=target, amount=amount)])
 
-                options = database.options(node=writer[1], isolation="SERIALIZABLE")
+                options = database.using(node=writer[1], isolation_level="SERIALIZABLE")
                 for _ in range(self.TRANSFERS):
                     options.run(transfer)
                 return self.TRANSFERS
@@ -259,7 +259,7 @@ class LedgerStaysBalanced(Check):
             totals = {node: view.scalar(_TOTAL) for node, view in views.items()}
             counts = {node: view.scalar(select(func.count()).select_from(Entry)) or 0 for node, view in views.items()}
             for node in writers(connections)[: 1 if ROWS_ARE_SHARED else None]:
-                database.options(node=node).run(_lose_money, accounts[node][0])
+                database.using(node=node).run(_lose_money, accounts[node][0])
             fence(connections)
             blind = [node for node, view in views.items() if view.scalar(_TOTAL) == 0]
         retries = len(attempts) - committed
@@ -308,7 +308,7 @@ class SurvivesALoss(Check):
         if subject.cluster is None:
             return Finding(Status.SKIP, "only a local cluster can be hurt")
         database = subject.scratch.database
-        options = database.options(retry=RetryPolicy(deadline=self.DEADLINE))
+        options = database.using(retry=RetryPolicy(deadline=self.DEADLINE))
         finished = threading.Event()
         doubts_before = database.counters.snapshot().get("ambiguous", 0)
 
@@ -323,7 +323,7 @@ class SurvivesALoss(Check):
                     work.run(mark_once if work.idempotent else mark, name)
                 except AmbiguousCommit:
                     doubtful.append(name)
-                except (DatabaseError, DBAPIError) as error:
+                except (DistributedSQLError, DBAPIError) as error:
                     failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
                 else:
                     acknowledged.append((time.monotonic(), name))
@@ -411,7 +411,7 @@ def _in_parallel(work: Callable[[T], Result], items: Iterable[T]) -> list[Result
         return list(threads.map(work, every))
 
 
-def mark(unit: UnitOfWork, origin: str) -> Key:
+def mark(unit: PinnedSession, origin: str) -> Key:
     """Write one row to be looked for."""
     marker = Marker(origin=origin)
     unit.add(marker)
@@ -419,13 +419,13 @@ def mark(unit: UnitOfWork, origin: str) -> Key:
     return marker.id
 
 
-def mark_once(unit: UnitOfWork, origin: str) -> Key:
+def mark_once(unit: PinnedSession, origin: str) -> Key:
     """As `mark`, unless it is there already."""
     made = unit.scalar(select(Marker.id).where(Marker.origin == origin))
     return mark(unit, origin) if made is None else made
 
 
-def _mark_many(unit: UnitOfWork, origin: str, count: int) -> list[Key]:
+def _mark_many(unit: PinnedSession, origin: str, count: int) -> list[Key]:
     markers = [Marker(origin=origin) for _ in range(count)]
     unit.add_all(markers)
     unit.flush()
@@ -436,10 +436,10 @@ def _open_everywhere(database: Database, nodes: Sequence[str], count: int) -> di
     """Accounts for each node to work with: the same ones for all, if what is written on one comes to be on the others."""
     if ROWS_ARE_SHARED:
         return dict.fromkeys(nodes, database.run(_open_accounts, count))
-    return {node: database.options(node=node).run(_open_accounts, count) for node in nodes}
+    return {node: database.using(node=node).run(_open_accounts, count) for node in nodes}
 
 
-def _open_accounts(unit: UnitOfWork, count: int) -> Sequence[Key]:
+def _open_accounts(unit: PinnedSession, count: int) -> Sequence[Key]:
     accounts = [Account(owner=f"owner {number}") for number in range(count)]
     unit.add_all(accounts)
     unit.flush()
@@ -450,7 +450,7 @@ def _total(session: Session) -> int:
     return session.scalar(_TOTAL) or 0
 
 
-def _lose_money(unit: UnitOfWork, account: Key) -> None:
+def _lose_money(unit: PinnedSession, account: Key) -> None:
     unit.add(Entry(account_id=account, amount=-1))
 
 
@@ -461,7 +461,7 @@ def _watch_totals(subject: Subject, stop: threading.Event) -> tuple[int, list[st
     while True:
         for node in subject.urls:
             # A look is retried too: where every transaction is serializable, one that only reads can lose a race.
-            total = database.options(node=node).read(_total)
+            total = database.using(node=node).read(_total)
             looks += 1
             if total:
                 wrong.append(f"{total} on {node}")
