@@ -1,4 +1,4 @@
-# `make` alone lists what there is. Everything happens in .venv, with uv where it is installed and pip where not.
+# `make` alone lists the targets. Everything is installed into .venv, with uv if it is installed, else with pip.
 
 PYTHON ?= python3
 BACKEND ?=
@@ -15,7 +15,7 @@ help: ## list the targets
 
 setup: $(stamp) ## install everything into .venv
 
-# A stamp, for .venv itself changes with every package in it.
+# A stamp, because .venv itself changes with every package in it.
 $(stamp): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11, or missing. Name another: make setup PYTHON=python3.12" >&2; exit 2; }
@@ -42,11 +42,11 @@ check: setup ## lint, format and types of our own code
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 
-format: setup ## write the code as `check` wants it
+format: setup ## format the code and fix what the linter can fix
 	@$(bin)/ruff check --fix
 	@$(bin)/ruff format
 
-clean: ## remove .venv, demos and what the tools left behind
+clean: ## remove .venv, demos and the caches of the tools
 	@for program in .demo/*/.venv/bin/shop; do \
 	  if [ -x "$$program" ]; then (cd "$${program%/.venv/bin/shop}" && .venv/bin/shop destroy) || true; fi; \
 	done

@@ -28,6 +28,7 @@ TOPICS = (
     "promotion",
     "tenants",
     "several",
+    "before",
 )
 """The modules that hold rows, in the order of the table."""
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     talk = Console(stderr=True, log_path=False)
     answers: list[Answer] = []
     started = time.monotonic()
-    with Ground(quick=options.quick, debug=options.debug, console=talk) as ground:
+    with Ground(quick=options.quick, debug=options.debug, console=talk, before=options.before) as ground:
         for row in rows:
             answers.append(answer(row, ground))
             talk.log(f"{_verdict(answers[-1])}  {row.name}")
@@ -104,6 +105,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="TEXT", help="only rows whose name holds TEXT")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: shows that it runs, not how fast")
     parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="where to write the JSON")
+    parser.add_argument(
+        "--before", type=Path, metavar="FOLDER", help="checkout of an older build to compare with"
+    )
     parser.add_argument("--debug", action="store_true", help="stop with a traceback where a row breaks")
     return parser.parse_args(arguments)
 

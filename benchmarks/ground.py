@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
 from benchmarks.proxy import DelayProxy
+from benchmarks.rows import Skip
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
@@ -29,12 +30,14 @@ ROUND_TRIP = 0.002
 class Ground:
     """One run: its effort, and the projects that its rows ask for, each made on first use."""
 
-    def __init__(self, *, quick: bool, debug: bool, console: Console) -> None:
+    def __init__(self, *, quick: bool, debug: bool, console: Console, before: Path | None = None) -> None:
         self.quick = quick
+        self.before = before
+        """Checkout of an older build to compare with."""
         self.debug = debug
         self.console = console
         self._open = contextlib.ExitStack()
-        self._projects: dict[tuple[tuple[str, Any], ...], Project] = {}
+        self._projects: dict[str, Project] = {}
 
     def __enter__(self) -> Self:
         self._folder = Path(
@@ -55,26 +58,40 @@ class Ground:
 
     def project(self, **answers: Any) -> "Project":
         """Return the project with these answers, rendered once per run."""
-        given = tuple(sorted(answers.items()))
-        if given not in self._projects:
-            name = "_".join(["bench", *(str(value) for _, value in given)])
+        return self._project("bench", ROOT, answers)
+
+    def project_before(self, **answers: Any) -> "Project":
+        """Return the same project as the older build renders it.
+
+        Raises:
+            Skip: no older build was named.
+        """
+        if self.before is None:
+            raise Skip("no older build: name its checkout with --before")
+        return self._project("before", self.before, answers)
+
+    def _project(self, kind: str, root: Path, answers: Mapping[str, Any]) -> "Project":
+        name = "_".join([kind, *(str(value) for _, value in sorted(answers.items()))])
+        if name not in self._projects:
             self.console.log(f"rendering {name}")
-            if "asyncio" in Questionnaire(ROOT).askable:
+            if "asyncio" in Questionnaire(root).askable:
                 answers = {"asyncio": True, **answers}
-            project = Project(self._folder / name, name, answers, self)
-            self._projects[given] = self._open.enter_context(project)
-        return self._projects[given]
+            project = Project(self._folder / name, name, answers, self, root=root)
+            self._projects[name] = self._open.enter_context(project)
+        return self._projects[name]
 
 
 class Project:
     """A rendered project and its clusters."""
 
-    def __init__(self, path: Path, package: str, answers: Mapping[str, Any], ground: Ground) -> None:
+    def __init__(
+        self, path: Path, package: str, answers: Mapping[str, Any], ground: Ground, *, root: Path = ROOT
+    ) -> None:
         self.path = path
         self.package = package
         self.ground = ground
         self._open = contextlib.ExitStack()
-        render(ROOT, path, {"project_name": package, **answers})
+        render(root, path, {"project_name": package, **answers})
         sys.path.insert(0, str(self.source))
 
     @property

@@ -21,7 +21,7 @@ from benchmarks.rows import Goal, Measured, Row, Skip, at_least, at_most
 from benchmarks.schema import tables
 from benchmarks.timing import alternate, interleave, per_second, percentile, ratio, short, spread
 
-PEER = ("sqlalchemy-cockroachdb>=2.0.4,<3", "psycopg[binary]>=3.2.10,<4", "pydantic-settings>=2.7")
+PEER = ("sqlalchemy-cockroachdb>=2.0.4,<3", "psycopg[binary]>=3.2.10,<4", "pydantic-settings>=2.8")
 
 
 def without_contention(ground: Ground) -> Measured:
@@ -69,7 +69,7 @@ def contest(ground: Ground) -> Contest:
     engine = create_engine(project.url, isolation_level="SERIALIZABLE", pool_size=THREADS)
     each = ground.effort(150, 40)
     rounds: dict[str, list[Outcome]] = {"naive": [], "ours": []}
-    with project.database({"n1": project.url}, pool_size=THREADS) as db:
+    with project.database({"n1": project.url}, pool={"size": THREADS}) as db:
         options = db.using(isolation_level="SERIALIZABLE")
 
         def played(name: str, run: Any) -> Callable[[], float]:

@@ -65,7 +65,10 @@ def run(
         with administration(url) as execute:
             execute(WRITING_FUNCTION)
     ports = {url.port: name for name, url in project.cluster.urls().items()}
-    with sessions(project) as open_session, project.database(project.cluster.urls(), preferred_node=HOME) as db:
+    with (
+        sessions(project) as open_session,
+        project.database(project.cluster.urls(), preferred_node=HOME) as db,
+    ):
         with db.session() as session:
             known = account(owner="known")
             session.add(known)

@@ -90,7 +90,7 @@ def commits_far(ground: Ground) -> Measured:
 def _commits(ground: Ground, *, far: bool) -> Measured:
     project = several(ground)
     urls = {node: project.far(url) if far else url for node, url in project.cluster.urls().items()}
-    places: Any = project.module("places")
+    application: Any = project.module("databases")
     count = ground.effort(100 if far else 300, 20)
     numbers = itertools.count()
     for node in ("n1", "n2"):
@@ -104,7 +104,7 @@ def _commits(ground: Ground, *, far: bool) -> Measured:
             session.execute(insert(written), [{"id": number, "note": "x"}])
 
     databases = project.module("db.databases").Databases
-    with databases(places.PLACES, urls, log=places.LOG) as db:
+    with databases(application.DATABASES, urls, decision_log=application.DECISION_LOG) as db:
 
         def two_phase() -> None:
             for _ in range(count):
@@ -157,18 +157,15 @@ def see_bench_tables(project: Project) -> None:
     cluster = project.cluster
     module = project.module("ops.foreign")
     owner = next(iter(cluster.urls().values())).username
-    seen = module.set_up(cluster.admin_urls(), owner=owner, cluster=cluster)
+    module.set_up(cluster.admin_urls(), owner=owner, cluster=cluster)
     reader = f"{project.package}_{module.TARGET}"
-    for node, one, table in (("n1", seen[0], "bench_customer"), ("n2", seen[1], "bench_purchase")):
+    for node, schema, table in (("n1", "ledger", "bench_customer"), ("n2", "orders", "bench_purchase")):
         with administration(cluster.admin_urls()[node]) as execute:
             execute(f'GRANT SELECT ON {table} TO "{reader}"')
         engine = create_engine(cluster.urls()["n3"], isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(
-                text(
-                    f"IMPORT FOREIGN SCHEMA public LIMIT TO ({table}) "
-                    f"FROM SERVER {one.schema} INTO {one.schema}"
-                )
+                text(f"IMPORT FOREIGN SCHEMA public LIMIT TO ({table}) FROM SERVER {schema} INTO {schema}")
             )
         engine.dispose()
 

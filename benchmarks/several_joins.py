@@ -42,12 +42,12 @@ class Purchase(Base):
 
 def ours(package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
     """The streaming merge join of the project."""
-    places: Any = importlib.import_module(f"{package}.places")
+    application: Any = importlib.import_module(f"{package}.databases")
     databases: Any = importlib.import_module(f"{package}.db.databases")
     join: Any = importlib.import_module(f"{package}.db.mergejoin")
     nodes = {node: make_url(url) for node, url in urls.items()}
     with (
-        databases.Databases(places.PLACES, nodes, log=places.LOG) as db,
+        databases.Databases(application.DATABASES, nodes, decision_log=application.DECISION_LOG) as db,
         db.snapshot("ledger") as one,
         db.snapshot("orders") as other,
     ):
@@ -90,7 +90,7 @@ def foreign(_package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
 if __name__ == "__main__":
     way = {"ours": ours, "loaded": loaded, "foreign": foreign}[sys.argv[2]]
     addresses = json.loads(os.environ["BENCH_URLS"])
-    importlib.import_module(f"{sys.argv[1]}.places")
+    importlib.import_module(f"{sys.argv[1]}.databases")
     for address in addresses.values():
         # Drivers and dialects are loaded before anything counts.
         with create_engine(address).connect() as first:

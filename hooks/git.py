@@ -1,7 +1,7 @@
-"""After a render: a repository with everything in its first commit, which `copier update` builds upon.
+"""Hook after a render: create a repository with one commit of everything, which `copier update` needs.
 
-Never fails a render: where there is no git, or the project lies in a repository already, it says so and
-leaves things as they are. By hand, after a plain `copier copy`:
+It never fails a render: without git, or inside another repository, it changes nothing and returns the reason.
+By hand, after a plain `copier copy`:
 
     python hooks/git.py shop
 """
@@ -12,19 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-# For one commit, where git does not know its user. Nothing is written to anybody's configuration.
+# Identity of the commit if git has none for the user. It is written to no configuration.
 NAME, EMAIL = "scaffold", "scaffold@localhost"
 MESSAGE = "Start from the scaffold"
 
 
 def run(project: Path) -> str:
-    """Make `project` a git repository on branch main, commit everything, and say what was done."""
+    """Make `project` a git repository on branch main, commit everything, and return a note."""
     try:
         inside = _git(project, "rev-parse", "--show-toplevel")
         if inside.returncode == 0:
-            return (
-                f"git: {project.name} lies in the repository {inside.stdout.strip()} and got none of its own"
-            )
+            return f"git: no repository of its own, {project.name} is inside {inside.stdout.strip()}"
         for step in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"]):
             done = _git(project, *step)
             if done.returncode:
@@ -36,7 +34,7 @@ def run(project: Path) -> str:
 
 def _commit(project: Path) -> str:
     commit = ["commit", "--quiet", f"--message={MESSAGE}"]
-    # Without this, git makes up an address from the machine's name and signs with it.
+    # Without `useConfigOnly`, git derives an address from the host name.
     known = _git(project, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode == 0
     identity = [] if known else ["-c", f"user.name={NAME}", "-c", f"user.email={EMAIL}"]
     done = _git(project, *identity, *commit)
@@ -45,17 +43,17 @@ def _commit(project: Path) -> str:
     if known:
         return "git: first commit on main"
     return (
-        f"git: first commit on main, as {NAME} <{EMAIL}>, for git does not know your name; "
-        "`git commit --amend --reset-author` makes it yours"
+        f"git: first commit on main as {NAME} <{EMAIL}>, because git has no user.name and user.email; "
+        "set them and run `git commit --amend --reset-author`"
     )
 
 
 def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # Inside another repository's hook these point there, and the commit would land there.
+    # A git hook of another repository sets these variables; the commit would go there.
     elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     return subprocess.run(
-        # The user's own hooks are for the user's commits: one may ask for a ticket, or reach for the network.
+        # No hooks of the user: one may require a ticket number or use the network.
         ["git", "-c", f"core.hooksPath={os.devnull}", *arguments],
         cwd=project,
         env=environment,
@@ -68,13 +66,13 @@ def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"git ended with {done.returncode}"
+    return lines[-1] if lines else f"git exited with {done.returncode}"
 
 
 def main() -> int:
     """Commit the project named on the command line."""
     parser = argparse.ArgumentParser(description="Give a fresh project a git repository with a first commit.")
-    parser.add_argument("project", type=Path, help="the folder that holds the project")
+    parser.add_argument("project", type=Path, help="folder of the project")
     project = parser.parse_args().project
     if not project.is_dir():
         print(f"{project} is not a folder", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""After a render, on request: uv.lock, the exact version of everything that the project depends on.
+"""Hook after a render, on request: write uv.lock, the exact versions of all dependencies.
 
-Never fails a render: with no uv, or no network, it says what to do later. By hand, after a plain
+It never fails a render: without uv or network, it returns the command to run later. By hand, after a plain
 `copier copy`:
 
     python hooks/lock.py shop
@@ -12,15 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-LATER = "`uv lock` in the project makes it"
-# Arbitrary: resolving takes seconds; a name server that does not answer takes for ever.
+LATER = "run `uv lock` in the project"
+# Seconds; arbitrary. Resolving takes seconds, waiting for a dead name server has no end.
 TIMEOUT = 120.0
 
 
 def run(project: Path) -> str:
-    """Write `project`/uv.lock if it can be, and say what was done."""
+    """Write `project`/uv.lock if possible, and return a note."""
     if not shutil.which("uv"):
-        return f"lock: no uv.lock, for uv is not on PATH; once it is, {LATER}"
+        return f"lock: no uv.lock, uv is not on PATH; once it is, {LATER}"
     try:
         subprocess.run(
             ["uv", "lock", "--quiet"],
@@ -32,17 +32,17 @@ def run(project: Path) -> str:
             timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return f"lock: no uv.lock, uv gave no answer in {TIMEOUT:g} s; {LATER}"
+        return f"lock: no uv.lock, uv timed out after {TIMEOUT:g} s; {LATER}"
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines()
         return f"lock: no uv.lock ({lines[0].strip() if lines else 'uv failed'}); with a network, {LATER}"
-    return "lock: uv.lock holds exact versions"
+    return "lock: uv.lock written"
 
 
 def main() -> int:
     """Lock the project named on the command line."""
     parser = argparse.ArgumentParser(description="Lock the dependencies of a project with uv.")
-    parser.add_argument("project", type=Path, help="the folder that holds the project")
+    parser.add_argument("project", type=Path, help="folder of the project")
     project = parser.parse_args().project
     if not project.is_dir():
         print(f"{project} is not a folder", file=sys.stderr)

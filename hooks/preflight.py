@@ -1,7 +1,6 @@
-"""Before a render: can the project be made here at all?
+"""Hook before a render: check that the project can be created, before anything is written.
 
-Answers before anything is written, and needs nothing but the standard library. By hand, before a plain
-`copier copy`:
+It needs nothing but the standard library. By hand, before a plain `copier copy`:
 
     python hooks/preflight.py shop
 """
@@ -17,13 +16,18 @@ PYTHON = (3, 11)
 
 
 class Refused(Exception):
-    """The project cannot be made here; the message says why and what would help."""
+    """The project cannot be created here; the message states the reason and the remedy."""
 
 
 def run(project: Path, *, git: bool = True) -> str:
-    """Raise Refused unless `project` is free and writable and the tools for it are there.
+    """Check that `project` is free and writable and that its tools are installed; return a note.
 
-    `git` says whether a first commit is wanted.
+    Args:
+        project: folder to create.
+        git: require git, for the first commit.
+
+    Raises:
+        Refused: the project cannot be created here.
     """
     if sys.version_info < PYTHON:
         raise Refused(f"This is Python {sys.version.split()[0]}; the project needs 3.11 or newer.")
@@ -45,27 +49,25 @@ def _refuse_taken(project: Path) -> None:
         elif project.exists() or project.is_symlink():
             raise Refused(f"{project} exists and is not a folder. Name another folder.")
     except OSError as error:
-        raise Refused(f"{project} cannot be looked into: {error.strerror}. Name another folder.") from error
+        raise Refused(f"{project} cannot be read: {error.strerror}. Name another folder.") from error
 
 
 def _refuse_unwritable(project: Path) -> None:
     ground = next(folder for folder in (project, *project.absolute().parents) if folder.exists())
-    # Permission bits do not tell: root ignores them, and a read-only file system ignores root. So try.
+    # Create a folder to find out: root ignores permission bits, and a read-only file system ignores root.
     try:
         trial = tempfile.mkdtemp(prefix=".scaffold-", dir=ground)
     except OSError as error:
-        raise Refused(
-            f"Nothing can be written in {ground}: {error.strerror}. Name another folder."
-        ) from error
+        raise Refused(f"{ground} is not writable: {error.strerror}. Name another folder.") from error
     with contextlib.suppress(OSError):
         Path(trial).rmdir()
 
 
 def main() -> int:
     """Check the folder named on the command line."""
-    parser = argparse.ArgumentParser(description="Can a project be made here?")
-    parser.add_argument("project", type=Path, help="the folder that is to hold the project")
-    parser.add_argument("--no-git", action="store_true", help="no first commit is wanted")
+    parser = argparse.ArgumentParser(description="Check that a project can be created in a folder.")
+    parser.add_argument("project", type=Path, help="folder of the project")
+    parser.add_argument("--no-git", action="store_true", help="do not require git")
     options = parser.parse_args()
     try:
         print(run(options.project, git=not options.no_git))

@@ -1,4 +1,4 @@
-"""What the tests share: the variants, each rendered once per run, and ways to run the command line."""
+"""Shared by the tests: the variants, each rendered once per run, and ways to run the command line."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ from scaffold import environment, matrix
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
-# A shell without job control starts background jobs with Ctrl-C ignored, and `nohup` any job with SIGHUP
-# ignored. Children inherit that, and no test of an interruption could pass.
+# A shell without job control starts background jobs with SIGINT ignored, and `nohup` ignores SIGHUP. Children
+# inherit that, and tests of interruptions would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -28,14 +28,15 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".demo", ".*_cache", "__pycache__", "build", "dist")
 
-# Bytes that the clusters of a few projects at once never need.
+# Free memory in bytes from which on clusters are kept in memory; those of a few projects at once need less.
 ROOM = 4 * 2**30
 
 QUESTIONNAIRE = Questionnaire(ROOT)
 VARIANTS = {variant.name: variant for variant in matrix.variants(QUESTIONNAIRE)}
 DEFAULT = next(iter(VARIANTS))
+BACKEND = VARIANTS[DEFAULT].answers["backend"]
 
-# Free text that breaks YAML, TOML, SQL, a shell, Python or Jinja if it is not escaped for it.
+# Free text that breaks YAML, TOML, SQL, a shell, Python or Jinja unless it is escaped.
 HOSTILE = """It's "quoted" \\ and {{ braced }} {% raw %} {# no comment #} $(touch pwned) `id` ${HOME} %s {0}
 second line: 'yes' # no comment
 \ttab; '); DROP TABLE account; -- \"\"\" ''' </script> [tool.ruff] - ünï∂ : 日本 🎉 \\N{BELL} \\u0041 \\"""
@@ -68,7 +69,7 @@ EVERY = VARIANTS | EDGES
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_git_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody's own name, hooks or signing key takes part in a test."""
+    """Replace the user's git configuration, so that no name, hook or signing key takes part in a test."""
     configuration = tmp_path_factory.mktemp("git") / "config"
     configuration.write_text("[user]\nname = Ada\nemail = ada@example.org\n[init]\ndefaultBranch = trunk\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -83,10 +84,10 @@ def _own_git_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session", autouse=True)
 def _clusters_in_memory() -> Iterator[None]:
-    """Clusters live in memory where there is room, if we are root: thousands of files come and go.
+    """Keep clusters in memory if there is room and the user is root.
 
-    Else the disk is what is measured: ext4 without a journal remembers for minutes what was deleted, and
-    looks through all of it for each new file.
+    Thousands of files come and go, and a disk would determine the time: ext4 without a journal searches the
+    files deleted in the last minutes for each new file.
     """
     memory = Path("/dev/shm")  # noqa: S108
     if os.geteuid() or not memory.is_dir() or shutil.disk_usage(memory).free < ROOM:
@@ -96,7 +97,7 @@ def _clusters_in_memory() -> Iterator[None]:
         tempfile.TemporaryDirectory(dir=memory, ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        # The servers run as somebody else.
+        # The servers run as another user.
         Path(folder).chmod(0o711)
         patch.setenv("PG_RUN_DIR", folder)
         yield
@@ -104,7 +105,7 @@ def _clusters_in_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds every variant, each in a folder of its name."""
+    """Render every variant into a folder of its name; return their parent."""
     folder = tmp_path_factory.mktemp("renders")
     with ProcessPoolExecutor() as pool:
         made = [pool.submit(render, ROOT, folder / name, variant.answers) for name, variant in EVERY.items()]
@@ -115,13 +116,16 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rendered(renders: Path) -> Callable[[str], Path]:
-    """The project of one variant. Not to be written to: other tests read it."""
+    """Return a function from the name of a variant to its project, which tests must not change."""
     return lambda name: renders / name
 
 
 @pytest.fixture(scope="session")
 def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The interpreter that has what a variant needs: this one, or one that is made for all others, once."""
+    """Return a function from the name of a variant to an interpreter that has its requirements.
+
+    It is the running one or that of an environment which is created once for all other variants.
+    """
     shared = tmp_path_factory.mktemp("environment") / ".venv"
     found: dict[tuple[str, ...], str] = {}
 
@@ -138,9 +142,9 @@ def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 def runs(
     renders: Path, interpreter: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, set[Future[matrix.Outcome]]]]:
-    """The runs of each variant's own tests, on their way; what variants share is run once."""
+    """Start the tests of every variant; yield the runs by variant. A module that variants share runs once."""
     folder = tmp_path_factory.mktemp("run")
-    # What tests change there is not for those that run beside them.
+    # A copy, because tests change the environment variables of this process.
     environ = dict(os.environ)
     first: dict[str, str] = {}
     needed: dict[str, set[str]] = {}
@@ -155,8 +159,8 @@ def runs(
     running: set[matrix.Tests] = set()
     with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
         try:
-            # The longest ones first, so that none is left alone in the end; but nobody waits for the
-            # environment that others need.
+            # The longest ones first, so that none runs alone at the end; but last those that need another
+            # environment, so that nothing waits for its installation.
             started = {
                 name: pool.submit(
                     matrix.run_tests,
@@ -183,13 +187,13 @@ def _runs_begin_with_the_first_test(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this work tree, outside any repository."""
+    """Copy this work tree to a folder outside any repository."""
     return shutil.copytree(ROOT, tmp_path_factory.mktemp("pristine") / "scaffold", ignore=NOT_COPIED)
 
 
 @pytest.fixture
 def checkout(pristine: Path, tmp_path: Path) -> Path:
-    """A copy of this work tree as a repository of one commit, to be changed at will."""
+    """Copy this work tree to a repository of one commit, which the test may change."""
     folder = shutil.copytree(pristine, tmp_path / "checkout")
     git(folder, "init", "--quiet")
     commit(folder, "everything")
@@ -197,7 +201,7 @@ def checkout(pristine: Path, tmp_path: Path) -> Path:
 
 
 class Scaffold:
-    """The command line, run as its user does, in a folder that is empty at first."""
+    """The command line, run as a user would, in a folder that is empty at first."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -229,7 +233,7 @@ def scaffold(tmp_path: Path) -> Scaffold:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git, which must succeed, and return what it says."""
+    """Run git, which must succeed, and return its output."""
     return subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -243,7 +247,7 @@ def commit(folder: Path, message: str, *, tag: str | None = None) -> None:
 
 
 def files(project: Path) -> dict[str, bytes]:
-    """Return every file of a project by its path, repositories and what tools leave behind aside."""
+    """Return the files of a project by path, without repositories and the caches of tools."""
     left_behind = {".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__", ".venv", ".cluster"}
     return {
         str(path.relative_to(project)): path.read_bytes()
@@ -253,11 +257,11 @@ def files(project: Path) -> dict[str, bytes]:
 
 
 def names(folder: Path) -> list[str]:
-    """Return what lies in a folder, in order."""
+    """Return the sorted names of a folder's entries."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def digest(project: Path, *endings: str) -> str:
-    """Return what two projects have in common when their files with these endings are the same."""
+    """Return a hash of the files with these endings."""
     content = repr([(name, data) for name, data in files(project).items() if name.endswith(endings)])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a test module of a generated project can reach: what two variants share there is run once."""
+"""Find the code that a test module of a generated project can reach, so that variants share its run."""
 
 import ast
 import hashlib
@@ -9,22 +9,28 @@ import tomllib
 from collections.abc import Iterator, Mapping, Set
 from functools import cache, cached_property
 
-# What none of a project's own tests run on this machine: containers are driven by tests/test_compose.py,
-# real nodes by the project's own test_native.py where there is a program.
+# Files that no test of a project runs on this machine. tests/test_compose.py runs the containers; the
+# project's test_native.py runs real nodes, if their program is installed.
 PROGRAM = os.environ.get("COCKROACH_BIN") or shutil.which("cockroach")
-NOT_RUN = ("compose.yaml", "cluster/", "/cluster/compose.py", *(() if PROGRAM else ("/cluster/native.py",)))
-# What is said about a project, not done by it.
-SAID = {"LICENSE", "README.md", ".copier-answers.yml", "pyproject.toml"}
-SAID_FIELDS = {"license", "classifiers", "description", "authors"}
-# The environment that the tests run in has what is needed; which one that is, is part of the answer.
+NOT_RUN = (
+    "compose.yaml",
+    "cluster/",
+    "/cluster/compose.py",
+    "/cluster/container_cluster.py",
+    *(() if PROGRAM else ("/cluster/native.py",)),
+)
+# Files and fields about a project that do not change its behaviour.
+DESCRIPTIVE_FILES = {"LICENSE", "README.md", ".copier-answers.yml", "pyproject.toml"}
+DESCRIPTIVE_FIELDS = {"license", "classifiers", "description", "authors"}
+# Fields that determine the environment of the tests; `apart` stands for them.
 NEEDED_FIELDS = {"dependencies", "optional-dependencies"}
 
 
 class Reach:
-    """What each test module of a project can reach.
+    """The code that each test module of a project can reach.
 
-    Imports are followed from module to module, those inside functions and inside code that is a string too.
-    What is no module of the project is reached by all: migrations, settings of tools, files that are read.
+    Imports are followed from module to module, also those inside functions and inside code in a string.
+    Every test module reaches all files that are not modules: migrations, settings of tools, data.
     """
 
     def __init__(self, project: Mapping[str, bytes], *, apart: bool = False) -> None:
@@ -36,7 +42,9 @@ class Reach:
         }
         declared = tomllib.loads(every["pyproject.toml"].decode())
         fields = declared.pop("project")
-        kept = {name: value for name, value in fields.items() if name not in SAID_FIELDS | NEEDED_FIELDS}
+        kept = {
+            name: value for name, value in fields.items() if name not in DESCRIPTIVE_FIELDS | NEEDED_FIELDS
+        }
         self._modules = {
             _dotted(name): data.decode()
             for name, data in every.items()
@@ -45,20 +53,21 @@ class Reach:
         others = {
             name: data
             for name, data in every.items()
-            if name not in SAID and _dotted(name) not in self._modules
+            if name not in DESCRIPTIVE_FILES and _dotted(name) not in self._modules
         }
         self._everywhere = repr((apart, kept, declared, others))
 
     @property
     def test_modules(self) -> list[str]:
-        """The paths of the test modules, in order."""
+        """Sorted paths of the test modules."""
         found = (name for name in self._modules if re.match(r"tests\.(\w+\.)*test_", name))
         return sorted(name.replace(".", "/") + ".py" for name in found)
 
     def of(self, path: str) -> str:
-        """What a test module does: the same for two that cannot differ."""
+        """Return a hash of a test module and its reach; two runs with the same hash cannot differ."""
         seen: dict[str, str] = {}
-        waiting = [_dotted(path), "tests.conftest"]
+        name = _dotted(path)
+        waiting = [name, *(f"{package}.conftest" for package in _parents(name.rpartition(".")[0]))]
         while waiting:
             name = waiting.pop()
             if name in seen or name not in self._modules:
@@ -79,10 +88,10 @@ class Reach:
         return any(other.startswith(f"{name}.") for other in self._modules)
 
 
-# Variants have most of their modules in common.
+# Cached, because variants have most of their modules in common.
 @cache
 def _mentioned(name: str, text: str, packages: Set[str], *, is_package: bool) -> Set[str]:
-    """Return what could be a module in the text of the module of that name."""
+    """Return the dotted names in a module's text that may be modules."""
     found = set[str]()
     for mention in re.findall(rf"\b(?:{'|'.join(packages)})(?:\.\w+)*", text):
         found.update(_parents(mention))

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: what it prints, what it exits with, what it leaves behind."""
+"""The command line as a user meets it: its output, its exit code and the files that it leaves."""
 
 import contextlib
 import json
@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from conftest import DEFAULT, QUESTIONNAIRE, ROOT, VARIANTS, Scaffold, files, names
+from conftest import BACKEND, DEFAULT, QUESTIONNAIRE, ROOT, VARIANTS, Scaffold, files, names
 from scaffold import __version__
 from scaffold.cli import NEXT_STEPS
 
 REFUSED = 2
 
 
-# At once
+# Start-up
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -72,7 +72,7 @@ def test_new_ends_with_steps_that_can_be_pasted(scaffold: Scaffold) -> None:
     result = scaffold("new", "-d", "project_name=shop", "my $shop's", "--no-git")
     assert result.returncode == 0, result.stderr
     first, *steps = result.stdout.splitlines()
-    assert "my $shop's is made" in first
+    assert first.startswith("Created my $shop's: ")
     assert [step.strip() for step in steps] == [
         f"cd {shlex.quote(chr(109) + 'y $shop' + chr(39) + 's')}",
         *NEXT_STEPS,
@@ -127,7 +127,7 @@ def test_dry_run_prints_answers_and_files_and_writes_nothing(scaffold: Scaffold,
     assert '  keys: "uuid"\n' in result.stdout
     assert '  licence: "MIT"  (default)\n' in result.stdout
     listed = result.stdout.split("files in shop\n")[1].split("\n")
-    variant = next(name for name, one in VARIANTS.items() if one.answers.get("keys") == "uuid")
+    variant = f"{BACKEND}-uuid-asyncio"
     assert VARIANTS[variant].answers["asyncio"] is True
     assert {line.strip() for line in listed if line} == set(files(renders / variant))
     assert names(scaffold.place) == []
@@ -139,7 +139,7 @@ DOWN, ENTER, INTERRUPT = b"\x1b[B", b"\r", b"\x03"
 
 
 def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
-    """Run `scaffold new shop` with every answer given but one, and press keys once that is asked for."""
+    """Run `scaffold new shop` with every answer but one, and press keys when it asks for that one."""
     answers = QUESTIONNAIRE.resolve({"project_name": "shop"})
     arising = [name for name in QUESTIONNAIRE.askable if QUESTIONNAIRE.applies(name, answers)]
     given = [f"-d{name}={answers[name]}" for name in arising if name != asked]
@@ -156,7 +156,7 @@ def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
     os.close(theirs)
     shown = b""
     deadline = time.monotonic() + 20
-    # Reading fails once the last writer has closed its end.
+    # Reading fails after the last writer has closed its end.
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline:
             if not select.select([ours], [], [], 0.3)[0]:
@@ -165,7 +165,7 @@ def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
                     keys = b""
                 continue
             shown += os.read(ours, 65536)
-            if shown.endswith(b"\x1b[6n"):  # The terminal is asked where its cursor is.
+            if shown.endswith(b"\x1b[6n"):  # A request for the position of the cursor.
                 os.write(ours, b"\x1b[1;1R")
     os.close(ours)
     return process.wait(timeout=60), shown.decode(errors="replace")
@@ -188,46 +188,52 @@ def test_what_is_asked_for_can_be_refused(tmp_path: Path) -> None:
 # Bad input: one clear message, exit code 2, nothing written
 
 BAD = {
-    "unknown backend": (["--backend", "pgedg"], ["'pgedg'", "did you mean 'pgedge'?", "Choices: pgedge"]),
-    "unknown key strategy": (["--keys", "uid"], ["'uid'", "backend 'pgedge'", "did you mean 'uuid'?"]),
+    "unknown backend": (
+        ["--backend", BACKEND[:-1]],
+        [f"'{BACKEND[:-1]}'", f"did you mean '{BACKEND}'?", "Choices: ", BACKEND],
+    ),
+    "unknown key strategy": (["--keys", "uid"], ["'uid'", f"backend '{BACKEND}'", "did you mean 'uuid'?"]),
     "unknown question": (["-d", "licens=MIT"], ["'licens' is not a question", "did you mean 'licence'?"]),
     "unknown choice": (["-d", "licence=GPL"], ["'GPL' is not a choice", "Apache-2.0"]),
     "computed answer": (["-d", "profile={}"], ["'profile' is computed"]),
     "no equals sign": (["-d", "licence"], ["'licence' has no '='"]),
     "no question": (["-d", "=MIT"], ["'' is not a question"]),
     "one answer twice": (["-d", "keys=uuid", "-d", "keys=identity"], ["twice", "'uuid'", "'identity'"]),
-    "two ways that disagree": (["--keys", "uuid", "-d", "keys=identity"], ["--keys says 'uuid'", "identity"]),
+    "two ways that disagree": (
+        ["--keys", "uuid", "-d", "keys=identity"],
+        ["--keys uuid and -d keys=identity contradict"],
+    ),
     "Jinja in a name": (["-d", "project_name={{ 7 * 7 }}"], ["project_name: a project name is"]),
     "reserved package": (["-d", "package_name=sqlalchemy"], ["sqlalchemy_app' is free"]),
     "control character": (
         ["-d", "description=a\x1b[31mb"],
-        ["description: it holds a character that no configuration file can carry"],
+        ["description: it contains a character that no configuration file can hold"],
     ),
     "bytes that are no text": (
         ["-d", b"author_name=a\xffb"],
-        ["author_name: it holds a character that no configuration file can carry"],
+        ["author_name: it contains a character that no configuration file can hold"],
     ),
     "no such answers file": (["--answers", "none.yml"], ["none.yml cannot be read: No such file"]),
     "a folder as answers file": (["--answers", "."], ["cannot be read: Is a directory"]),
-    "unknown option": (["--bakend", "pgedge"], ["No such option: --bakend"]),
+    "unknown option": (["--bakend", BACKEND], ["No such option: --bakend"]),
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("arguments", "expected"), BAD.values(), ids=BAD)
 def test_bad_input_gets_one_message_and_nothing_is_written(
-    scaffold: Scaffold, arguments: list[Any], said: list[str]
+    scaffold: Scaffold, arguments: list[Any], expected: list[str]
 ) -> None:
     result = scaffold("new", "shop", *arguments)
     assert result.returncode == REFUSED
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert "\x1b" not in result.stderr
-    assert [words for words in said if words not in result.stderr] == []
+    assert [words for words in expected if words not in result.stderr] == []
     assert names(scaffold.place) == []
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("keys: [", "is not YAML (line 1)"),
         ("- keys", "is not a mapping"),
@@ -236,12 +242,14 @@ def test_bad_input_gets_one_message_and_nothing_is_written(
         ("profile: {}\n", "'profile' is computed"),
     ],
 )
-def test_bad_answers_files_are_bad_input(scaffold: Scaffold, tmp_path: Path, content: str, said: str) -> None:
+def test_bad_answers_files_are_bad_input(
+    scaffold: Scaffold, tmp_path: Path, content: str, expected: str
+) -> None:
     file = tmp_path / "answers.yml"
     file.write_text(content)
     result = scaffold("new", "shop", "--answers", file)
     assert result.returncode == REFUSED
-    assert said in result.stderr
+    assert expected in result.stderr
     assert names(scaffold.place) == []
 
 
@@ -267,17 +275,17 @@ def test_a_folder_that_is_not_empty_is_left_alone(scaffold: Scaffold) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "expected"),
     [
         ("file", "file exists and is not a folder"),
         ("file/shop", "Not a directory"),
         ("link", "link exists and is not a folder"),
-        ("/proc/shop", "Nothing can be written in /proc"),
-        ("/proc/a/b/shop", "Nothing can be written in /proc"),
+        ("/proc/shop", "/proc is not writable"),
+        ("/proc/a/b/shop", "/proc is not writable"),
     ],
 )
 def test_a_target_that_cannot_be_written_is_bad_input_even_for_root(
-    scaffold: Scaffold, path: str, said: str
+    scaffold: Scaffold, path: str, expected: str
 ) -> None:
     if path.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("no /proc here")
@@ -285,7 +293,7 @@ def test_a_target_that_cannot_be_written_is_bad_input_even_for_root(
     (scaffold.place / "link").symlink_to("nowhere")
     result = scaffold("new", path, "-d", "project_name=shop")
     assert result.returncode == REFUSED
-    assert said in result.stderr
+    assert expected in result.stderr
     assert names(scaffold.place) == ["file", "link"]
 
 
@@ -374,7 +382,7 @@ def test_matrix_exits_with_1_if_a_variant_fails(scaffold: Scaffold, checkout: Pa
     shutil.rmtree(tests)
     tests.mkdir()
     (tests / "test_fails.py").write_text("def test_fails() -> None:\n    raise AssertionError\n")
-    result = scaffold("matrix", "out", "--run", "--json", "--only", "pgedge-uuid-asyncio", root=checkout)
+    result = scaffold("matrix", "out", "--run", "--json", "--only", f"{BACKEND}-uuid-asyncio", root=checkout)
     assert result.returncode == 1, result.stderr
     (outcome,) = json.loads(result.stdout)
     assert outcome["status"] == "FAIL"

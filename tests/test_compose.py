@@ -1,7 +1,7 @@
-"""The nodes of `compose.yaml` in real containers, driven by the project's own command line.
+"""The nodes of `compose.yaml` in real containers, driven by the project's command line.
 
-Nothing is pulled: a backend whose images are not here is skipped. An image may be a local stand-in, labelled
-`stand-in=true`; the project must say so.
+No image is pulled: a backend without a local image is skipped. An image may be a local stand-in, labelled
+`stand-in=true`; the project must report it as one.
 """
 
 import json
@@ -39,10 +39,10 @@ with connect(Compose(Path(".cluster")).admin_urls()[sys.argv[1]], node=sys.argv[
 
 
 class Project:
-    """A rendered project whose nodes are containers, on ports that nobody else has."""
+    """A rendered project whose nodes are containers, on free ports."""
 
     def __init__(self, folder: Path, backend: str) -> None:
-        """Render it, under a name that no other project of this machine has: the containers bear it."""
+        """Render the project under a unique name, which its containers get."""
         self.folder = folder
         self.python = sys.executable
         self.profile = PROFILES[backend]
@@ -79,17 +79,17 @@ class Project:
         return result
 
     def roles(self) -> dict[str, str]:
-        """Return what each node is, as `status` shows it."""
+        """Return the role of each node as `status` shows it, or `down`."""
         rows = [line.split() for line in self.shop("status").stdout.splitlines()[1:]]
         return {row[0]: row[1] if row[-1] == "up" else "down" for row in rows}
 
     def writer(self) -> str:
-        """Return the one node that takes writes."""
+        """Return the only node that takes writes."""
         [found] = [node for node, role in self.roles().items() if role == "writer"]
         return found
 
     def verify(self, *options: str) -> dict[str, Any]:
-        """Return the report of `verify`, by check; all of it must hold, and none of it be left out."""
+        """Return the report of `verify` by check; no check may fail or be skipped."""
         result = self.shop("verify", "--json", *options)
         assert result.stderr == ""
         answers = json.loads(result.stdout)["checks"]
@@ -97,13 +97,13 @@ class Project:
         return {one["id"]: one for one in answers}
 
     def images(self) -> set[str]:
-        """Return the images of its services."""
+        """Return the images of the services."""
         result = self.call("docker", "compose", "config", "--images")
         assert result.returncode == 0, result.stderr
         return set(result.stdout.split())
 
     def left(self) -> list[str]:
-        """Return everything of it that Docker still has."""
+        """Return the containers, volumes and networks of the project that are left."""
         label = f"label=com.docker.compose.project={self.name}"
         kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
         return [
@@ -114,7 +114,7 @@ class Project:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports on loopback that nobody has; all at once, so that they differ."""
+    """Find free ports on loopback; all of them are held at once, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -123,7 +123,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def why_not() -> str | None:
-    """Why no container can run here, if none can."""
+    """Return the reason that no container can run here; None if containers can."""
     if not shutil.which("docker"):
         return "docker is not here"
     for command, missing in ((["compose", "version"], "docker compose"), (["version"], "a Docker engine")):
@@ -136,13 +136,13 @@ def why_not() -> str | None:
 
 @pytest.fixture(scope="module", params=PROFILES)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A migrated cluster of containers, shared by the tests: each leaves it whole, whichever node writes."""
+    """Start and migrate a cluster that the tests share; each leaves it complete, whichever node writes."""
     if reason := why_not():
         pytest.skip(reason)
     project = Project(tmp_path_factory.mktemp("compose") / "shop", request.param)
     for image in sorted(project.images()):
         if project.call("docker", "image", "inspect", image).returncode:
-            pytest.skip(f"the image {image} is not here, and tests pull none")
+            pytest.skip(f"no local image {image}, and tests pull none")
     project.python = matrix.interpreter(project.folder, tmp_path_factory.mktemp("environment") / ".venv")
     try:
         project.shop("up", "--cluster", "compose")
@@ -154,9 +154,9 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def followed(project: Project) -> Project:
-    """A cluster of which one node writes and the others follow."""
+    """Return a cluster with one writer and readers; skip the test elsewhere."""
     if "rejoin" not in project.profile["commands"]:
-        pytest.skip("no node follows another here")
+        pytest.skip("no node replicates another here")
     return project
 
 
@@ -171,9 +171,9 @@ def test_a_stand_in_is_called_one(project: Project) -> None:
     image = services[project.nodes[0]]["image"]
     label = '{{index .Config.Labels "stand-in"}}'
     labelled = project.call("docker", "image", "inspect", "--format", label, image).stdout.strip()
-    said = project.shop("status").stderr
-    assert image in said
-    assert ("stand-in" in said) is (labelled == "true")
+    stderr = project.shop("status").stderr
+    assert image in stderr
+    assert ("stand-in" in stderr) is (labelled == "true")
 
 
 def test_up_leaves_alone_what_runs(project: Project) -> None:
@@ -224,7 +224,7 @@ def test_a_reader_starts_and_takes_over_while_nobody_writes(followed: Project) -
 
 
 def test_a_node_promoted_by_mistake_follows_again(followed: Project) -> None:
-    """Although it was promoted last, which is what makes a node the writer when it starts."""
+    """The node that was promoted last becomes the writer at a start, so rejoining has to undo that."""
     writer = followed.writer()
     mistaken = next(node for node in followed.nodes if node != writer)
     promoted = followed.call(followed.python, "-c", PROMOTE, mistaken)

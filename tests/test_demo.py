@@ -1,4 +1,4 @@
-"""The demo: the second one is quick, an edited one is respected, and the cluster is always stopped."""
+"""A demo renders only changes, keeps an edited project, and always stops the cluster."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from scaffold.errors import BadInput
 
 GIVEN = {"project_name": "shop"}
 
-# Stands in for the console script of a generated project: notes what it is asked to do.
+# Stand-in for the console script of a generated project: it records its arguments.
 PROGRAM = """#!/bin/sh
 echo "$1" >> calls
 case "$1" in
@@ -26,7 +26,7 @@ esac
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for a demo whose environment holds a stand-in for the project's own command."""
+    """Prepare a demo whose environment holds a stand-in for the project's command."""
     folder = tmp_path / "demo"
     monkeypatch.setattr(demo, "install", lambda _project: "pretended")
     demo.prepare(ROOT, folder, GIVEN)
@@ -46,7 +46,7 @@ def calls(project: Path) -> list[str]:
 
 
 def run(project: Path, *, keep: bool = False) -> int:
-    return demo.run(ROOT, project, GIVEN, keep=keep, say=lambda _line: None)
+    return demo.run(ROOT, project, GIVEN, keep=keep, log=lambda _line: None)
 
 
 def test_a_demo_walks_the_whole_path(project: Path) -> None:
@@ -55,10 +55,10 @@ def test_a_demo_walks_the_whole_path(project: Path) -> None:
 
 
 def test_a_demo_says_what_it_does(project: Path) -> None:
-    said: list[str] = []
-    demo.run(ROOT, project, GIVEN, keep=False, say=said.append)
-    assert [line.split()[0] for line in said[:2]] == ["render", "install"]
-    assert said[2:] == [f"--- shop {step}" for step in ("up", "migrate", "verify", "down")]
+    output: list[str] = []
+    demo.run(ROOT, project, GIVEN, keep=False, log=output.append)
+    assert [line.split()[0] for line in output[:2]] == ["render", "install"]
+    assert output[2:] == [f"--- shop {step}" for step in ("up", "migrate", "verify", "down")]
 
 
 def test_a_cluster_can_be_kept(project: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_demo_ends_as_its_verification_does(project: Path, code: int) -> None:
 @pytest.mark.parametrize("step", ["up", "migrate"])
 def test_a_step_that_fails_is_named_and_the_cluster_stopped(project: Path, step: str) -> None:
     stand_in(project, step, "exit 7")
-    with pytest.raises(demo.StepFailed, match=f"`shop {step}` ended with 7"):
+    with pytest.raises(demo.StepFailed, match=f"`shop {step}` exited with 7"):
         run(project)
     assert calls(project)[-1] == "down"
 
@@ -104,13 +104,13 @@ def test_an_interrupted_demo_stops_its_cluster(project: Path, number: signal.Sig
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert calls(project) == ["up", "migrate", "down"]
 
 
-# The second time
+# A second demo in the same folder
 
 
 def test_nothing_is_rendered_again_if_nothing_changed(project: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_changed_template_is_rendered_again_and_starts_from_an_empty_cluster(
 def test_an_edited_project_is_run_as_it_lies(project: Path) -> None:
     edited = project / "alembic.ini"
     edited.write_text("mine")
-    answers, said = demo.prepare(ROOT, project, GIVEN)
-    assert said.startswith("left as it is: alembic.ini was edited")
+    answers, output = demo.prepare(ROOT, project, GIVEN)
+    assert output.startswith("not rendered: alembic.ini was edited")
     assert answers["package_name"] == "shop"
     assert edited.read_text() == "mine"
 

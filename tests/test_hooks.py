@@ -1,4 +1,4 @@
-"""Hooks around a render: each usable by hand after a plain `copier copy`, and none fails a render."""
+"""Hooks around a render: each can be run by hand after a plain `copier copy`, and none fails a render."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def program(folder: Path, name: str, script: str) -> str:
-    """Make a program of that name and return a PATH that finds it first."""
+    """Write a program of that name; return a PATH on which it comes first."""
     folder.mkdir()
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
@@ -35,7 +35,7 @@ def program(folder: Path, name: str, script: str) -> str:
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_needs_nothing_but_the_standard_library(name: str) -> None:
-    # -I and -S: neither the environment nor installed packages are seen.
+    # -I and -S hide the environment variables and the installed packages.
     result = subprocess.run(
         [sys.executable, "-I", "-S", ROOT / "hooks" / f"{name}.py", "--help"],
         capture_output=True,
@@ -120,18 +120,18 @@ def test_git_commits_everything_on_main(project: Path) -> None:
 
 def test_git_commits_without_knowing_its_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    said = HOOKS["git"].run(project)
-    assert "as scaffold <scaffold@localhost>" in said
-    assert "git commit --amend --reset-author" in said
+    note = HOOKS["git"].run(project)
+    assert "as scaffold <scaffold@localhost>" in note
+    assert "git commit --amend --reset-author" in note
     assert git(project, "log", "--format=%an") == "scaffold"
-    # Nothing of it stays: the user's own commits are to be the user's.
+    # The identity is not kept: later commits take the user's own.
     assert "user" not in git(project, "config", "--local", "--list")
 
 
 def test_git_leaves_a_project_inside_a_repository_to_that(project: Path) -> None:
     git(project.parent, "init", "--quiet")
-    said = HOOKS["git"].run(project)
-    assert said == f"git: shop lies in the repository {project.parent} and got none of its own"
+    note = HOOKS["git"].run(project)
+    assert note == f"git: no repository of its own, shop is inside {project.parent}"
     assert names(project) == ["README.md"]
     assert git(project.parent, "status", "--porcelain") == "?? shop/"
 
@@ -188,13 +188,13 @@ def test_lock_without_uv_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (
         HOOKS["lock"].run(project)
-        == "lock: no uv.lock, for uv is not on PATH; once it is, `uv lock` in the project makes it"
+        == "lock: no uv.lock, uv is not on PATH; once it is, run `uv lock` in the project"
     )
 
 
 def test_lock_runs_uv_in_the_project(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", 'echo "$@" > uv.lock'))
-    assert HOOKS["lock"].run(project) == "lock: uv.lock holds exact versions"
+    assert HOOKS["lock"].run(project) == "lock: uv.lock written"
     assert (project / "uv.lock").read_text() == "lock --quiet\n"
 
 
@@ -208,7 +208,7 @@ def test_lock_without_a_network_is_no_failure(
 def test_lock_does_not_wait_for_ever(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(HOOKS["lock"], "TIMEOUT", 0.2)
     monkeypatch.setenv("PATH", program(tmp_path / "bin", "uv", "exec sleep 10"))
-    assert "uv gave no answer in 0.2 s" in HOOKS["lock"].run(project)
+    assert "uv timed out after 0.2 s" in HOOKS["lock"].run(project)
 
 
 def test_what_is_locked_is_what_the_project_installs(renders: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_is_locked_is_what_the_project_installs(renders: Path, tmp_path: Pa
 
     assert set_up() == ["venv", "pip"]
     assert set_up() == []
-    # Clocks are coarse: a lock of the same moment would not be newer.
+    # A lock with the same time stamp would not count as newer, and clocks are coarse.
     for file, moment in (("pyproject.toml", 1), (".venv/ready", 2)):
         os.utime(project / file, (moment, moment))
     (project / "uv.lock").touch()
@@ -250,5 +250,5 @@ def test_a_project_inside_a_repository_is_made_without_one_of_its_own(scaffold: 
     git(scaffold.place, "init", "--quiet")
     result = scaffold("new", "shop")
     assert result.returncode == 0
-    assert "lies in the repository" in result.stderr
+    assert "no repository of its own" in result.stderr
     assert not (scaffold.place / "shop/.git").exists()

@@ -1,4 +1,4 @@
-"""Which variants there are, and how their tests are run."""
+"""The matrix derives variants from copier.yml and the profiles, and runs their tests."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from scaffold.questions import Questionnaire
 
 
 def template(folder: Path, questions: str, **profiles: object) -> Questionnaire:
-    """Make a small template with a pack for each profile."""
+    """Write a small template with a pack for each profile."""
     for name, profile in profiles.items():
         pack = folder / "template/backends" / name
         pack.mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_tests_that_do_not_end_are_ended_with_all_that_they_started(
     )
     outcome = matrix.run_tests(project(tmp_path / "x", hangs), sys.executable, timeout=2.0)
     assert outcome.status == "FAIL"
-    assert outcome.summary.startswith("no end within 2 s")
+    assert outcome.summary.startswith("stopped after 2 s")
     child = int((tmp_path / "x/pid").read_text())
     deadline = time.monotonic() + 5
     while is_running(child):
@@ -145,7 +145,7 @@ def test_tests_that_do_not_end_are_ended_with_all_that_they_started(
 
 
 def is_running(process: int) -> bool:
-    """Tell whether a process is there and more than a zombie that nobody has asked for yet."""
+    """Tell whether a process exists and is not a zombie."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
     )

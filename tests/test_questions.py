@@ -1,4 +1,4 @@
-"""Answers are checked before anything is written, against what copier.yml and the profiles say."""
+"""Answers are checked against copier.yml and the profiles before anything is written."""
 
 import importlib.metadata
 import keyword
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import DEFAULT, HOSTILE, QUESTIONNAIRE, ROOT
+from conftest import BACKEND, DEFAULT, HOSTILE, QUESTIONNAIRE, ROOT
 from scaffold.environment import requirements
 from scaffold.errors import BadInput
 from scaffold.questions import Question, Questionnaire, read_answers
@@ -29,7 +29,7 @@ def refusal(**given: Any) -> str:
     return str(caught.value)
 
 
-# What copier.yml itself promises
+# Promises of copier.yml itself
 
 
 def test_every_question_has_a_default() -> None:
@@ -70,7 +70,7 @@ def test_every_module_of_the_standard_library_is_reserved() -> None:
 
 def test_every_keyword_is_reserved() -> None:
     soft = {name for name in keyword.softkwlist if name != "_"}
-    # Capitalised ones cannot be package names at all.
+    # Capitalised keywords are no valid package names anyway.
     assert {name for name in keyword.kwlist if name.islower()} | soft <= set(RESERVED["keywords"])
 
 
@@ -97,10 +97,10 @@ def test_every_folder_of_a_project_is_reserved(renders: Path) -> None:
 
 
 def test_a_wrong_backend_gets_the_right_ones_and_the_nearest() -> None:
-    message = refusal(backend="pgedg")
-    assert "'pgedg' is not a choice" in message
-    assert "did you mean 'pgedge'?" in message
-    assert "Choices: pgedge" in message
+    message = refusal(backend=BACKEND[:-1])
+    assert f"'{BACKEND[:-1]}' is not a choice" in message
+    assert f"did you mean '{BACKEND}'?" in message
+    assert message.endswith(f"Choices: {', '.join(QUESTIONNAIRE.choices('backend', {}))}.")
 
 
 @pytest.mark.parametrize("backend", PROFILES)
@@ -214,7 +214,7 @@ def test_a_reserved_name_that_nobody_gave_comes_with_the_way_to_give_another() -
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "pg_shop"])
 def test_a_name_that_the_server_keeps_for_itself_is_refused(name: str) -> None:
-    assert "PostgreSQL or its cluster has that name taken" in refusal(package_name=name)
+    assert "is reserved by PostgreSQL or its cluster" in refusal(package_name=name)
 
 
 # Free text
@@ -240,14 +240,14 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     assert "an e-mail address looks like name@example.org" in refusal(author_email=address)
 
 
-# What will be asked for later
+# Answers that Copier will ask for
 
 
 def test_an_answer_that_depends_on_one_still_to_come_is_not_judged_yet() -> None:
     given = {"project_name": "shop", "keys": "not one of the default backend's"}
     QUESTIONNAIRE.resolve(given, asked=True)
     with pytest.raises(BadInput):
-        QUESTIONNAIRE.resolve({**given, "backend": "pgedge"}, asked=True)
+        QUESTIONNAIRE.resolve({**given, "backend": BACKEND}, asked=True)
 
 
 def test_an_answer_that_depends_on_no_other_is_judged_before_anything_is_asked() -> None:
@@ -265,7 +265,7 @@ def test_a_question_that_does_not_arise_cannot_be_answered(tmp_path: Path) -> No
     )
     questionnaire = Questionnaire(tmp_path)
     assert questionnaire.resolve({"kind": "b", "extra": "y"})["extra"] == "y"
-    with pytest.raises(BadInput, match="extra: this question does not arise with kind 'a'"):
+    with pytest.raises(BadInput, match="extra: this question is not asked with kind 'a'"):
         questionnaire.resolve({"extra": "y"})
 
 

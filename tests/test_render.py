@@ -1,4 +1,4 @@
-"""A render is all or nothing, and what `copier copy` makes of the same answers."""
+"""A render is all or nothing, and equals that of `copier copy` with the same answers."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def answers_of(project: Path) -> dict[str, str]:
 
 
 def copy(template: Path, project: Path, answers: dict[str, str], ref: str | None = None) -> dict[str, bytes]:
-    """Make a project with plain Copier and return its files."""
+    """Create a project with plain Copier and return its files."""
     copier.run_copy(
         str(template), project, answers, vcs_ref=ref, defaults=True, quiet=True, settings=copier.Settings()
     )
@@ -38,7 +38,7 @@ def copy(template: Path, project: Path, answers: dict[str, str], ref: str | None
 
 
 def same(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
-    """Tell whether two projects are byte for byte the same, the origin in the answers file aside."""
+    """Tell whether two projects have the same bytes, apart from the origin in the answers file."""
     answers = [yaml.safe_load(project.pop(ANSWERS)) for project in (one, other)]
     for recorded in answers:
         for key in ORIGIN:
@@ -58,7 +58,7 @@ def test_copier_makes_the_same_of_a_plain_folder(
 
 
 def test_the_oldest_copier_that_may_be_used_is_one_and_the_same() -> None:
-    """As a command of its own, which copier.yml refuses if it is older, and as what scaffold depends on."""
+    """copier.yml refuses an older command, pyproject.toml an older dependency."""
     (wanted,) = (
         Requirement(line)
         for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -115,7 +115,7 @@ def test_a_users_own_copier_settings_change_nothing(
     assert same(files(scaffold.place / "shop"), files(renders / DEFAULT))
 
 
-# What is recorded about the origin
+# The recorded origin
 
 
 def test_a_checkout_is_recorded_with_its_last_commit(scaffold: Scaffold, checkout: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_checkout_is_recorded_with_its_last_commit(scaffold: Scaffold, checkou
     recorded = answers_of(scaffold.place / "shop")
     assert recorded["_src_path"] == str(checkout)
     assert recorded["_commit"] == git(checkout, "describe", "--tags", "--always")
-    assert "has changes that are in no commit" in result.stderr
+    assert "has uncommitted changes" in result.stderr
 
 
 def test_a_plain_folder_is_recorded_without_a_commit(scaffold: Scaffold, pristine: Path) -> None:
@@ -215,7 +215,7 @@ def test_an_empty_folder_that_fills_up_meanwhile_gets_nothing_more(tmp_path: Pat
 
 @pytest.fixture
 def slow(checkout: Path) -> Path:
-    """A template that takes far longer to render than any test would wait."""
+    """Return a template whose render takes longer than any test waits."""
     (checkout / "template/project/zzz.txt.jinja").write_text(
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     )
@@ -224,7 +224,7 @@ def slow(checkout: Path) -> Path:
 
 @contextlib.contextmanager
 def rendering(template: Path, place: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a render of a slow template, and go on once it has written half of the project."""
+    """Start a render of a slow template; enter the block after it has written half of the project."""
     process = subprocess.Popen(
         [sys.executable, "-m", "scaffold", "new", "shop"],
         cwd=place,
@@ -254,7 +254,7 @@ def test_an_interrupted_render_leaves_nothing_behind(
 ) -> None:
     with rendering(slow, scaffold.place) as process:
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert names(scaffold.place) == []

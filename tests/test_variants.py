@@ -1,4 +1,4 @@
-"""Every variant is a project that one would have written by hand: sound, tidy, green on its own servers."""
+"""Every variant is a tidy project: linted, typed, free of other backends, and green on its own servers."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Rendered = Callable[[str], Path]
 Interpreter = Callable[[str], str]
 Runs = Mapping[str, set[Future[matrix.Outcome]]]
 
-# What nobody but this backend's projects may speak of.
+# Words that only the projects of that backend may contain.
 WORDS = {
     "aurora": ["aurora", "amazon"],
     "cockroachdb": ["cockroach", "crdb"],
@@ -30,7 +30,7 @@ WORDS = {
     "pgedge": ["pgedge", "spock"],
     "tenants": ["tenant"],
 }
-# Not "{{" alone, which is how an f-string writes a brace, nor "${{", which is GitHub's.
+# Not "{{" alone, the brace of an f-string, nor "${{", an expression of GitHub.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 
@@ -54,9 +54,11 @@ FILES = """
     src/shop/bank.py
     src/shop/db/__init__.py
     src/shop/db/backend.py
-    src/shop/db/bulk.py
-    src/shop/db/chunks.py
-    src/shop/db/copy.py
+    src/shop/db/bulk/__init__.py
+    src/shop/db/bulk/_chunks.py
+    src/shop/db/bulk/_copy.py
+    src/shop/db/bulk/_load.py
+    src/shop/db/bulk/_record.py
     src/shop/db/database.py
     src/shop/db/engines.py
     src/shop/db/errors.py
@@ -67,27 +69,36 @@ FILES = """
     src/shop/db/session.py
     src/shop/models.py
     src/shop/ops/__init__.py
+    src/shop/ops/base.py
+    src/shop/ops/catalogue.py
     src/shop/ops/cli.py
     src/shop/ops/cluster/__init__.py
+    src/shop/ops/cluster/binaries.py
     src/shop/ops/cluster/compose.py
+    src/shop/ops/cluster/container_cluster.py
+    src/shop/ops/cluster/drivers.py
     src/shop/ops/cluster/embedded.py
-    src/shop/ops/cluster/kinds.py
     src/shop/ops/cluster/nodes.py
     src/shop/ops/cluster/process.py
-    src/shop/ops/cluster/processes.py
-    src/shop/ops/cluster/programs.py
+    src/shop/ops/cluster/process_cluster.py
     src/shop/ops/cluster/server.py
     src/shop/ops/connections.py
     src/shop/ops/console.py
     src/shop/ops/migrate.py
-    src/shop/ops/rows.py
+    src/shop/ops/file_reader.py
     src/shop/ops/schema.py
-    src/shop/ops/statements.py
+    src/shop/ops/names.py
+    src/shop/ops/sqltext.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
-    src/shop/ops/verify/backend_checks.py
     src/shop/ops/verify/check.py
-    src/shop/ops/verify/checks.py
+    src/shop/ops/verify/checks/__init__.py
+    src/shop/ops/verify/checks/answers.py
+    src/shop/ops/verify/checks/cleanup.py
+    src/shop/ops/verify/checks/keys.py
+    src/shop/ops/verify/checks/ledger.py
+    src/shop/ops/verify/checks/schema.py
+    src/shop/ops/verify/load.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/run.py
     src/shop/ops/verify/scratch.py
@@ -97,10 +108,16 @@ FILES = """
     tests/conftest.py
     tests/runtime/__init__.py
     tests/runtime/commit_proxy.py
+    tests/runtime/conftest.py
     tests/runtime/processes.py
     tests/runtime/test_backend.py
     tests/test_bank.py
-    tests/runtime/test_bulk.py
+    tests/runtime/bulk/__init__.py
+    tests/runtime/bulk/conftest.py
+    tests/runtime/bulk/test_files.py
+    tests/runtime/bulk/test_resume.py
+    tests/runtime/bulk/test_rows.py
+    tests/runtime/bulk/test_values.py
     tests/runtime/test_cli.py
     tests/runtime/test_cluster.py
     tests/runtime/test_database.py
@@ -121,9 +138,15 @@ OF_BACKEND = {
         src/shop/ops/cluster/daemon.py
         src/shop/ops/cluster/gateway.py
         src/shop/ops/cluster/native.py
+        src/shop/ops/cluster/native_cluster.py
         src/shop/ops/cluster/stand_in.sql
         src/shop/ops/commands.py
         src/shop/ops/revisions.py
+        src/shop/ops/verify/checks/cluster.py
+        src/shop/ops/verify/checks/node_loss.py
+        src/shop/ops/verify/checks/replication.py
+        src/shop/ops/verify/checks/stand_in.py
+        src/shop/ops/verify/checks/transactions.py
         tests/runtime/test_compiled.py
         tests/runtime/test_gateway.py
         tests/runtime/test_native.py
@@ -138,6 +161,13 @@ OF_BACKEND = {
         src/shop/db/replicas.py
         src/shop/ops/commands.py
         src/shop/ops/failover.py
+        src/shop/ops/verify/checks/failover.py
+        src/shop/ops/verify/checks/links.py
+        src/shop/ops/verify/checks/node_loss.py
+        src/shop/ops/verify/checks/readers.py
+        src/shop/ops/verify/checks/replication.py
+        src/shop/ops/verify/checks/routing.py
+        src/shop/ops/verify/checks/servers.py
         tests/runtime/test_replicas.py
     """,
     "multidb": """
@@ -147,26 +177,30 @@ OF_BACKEND = {
         migrations/orders/0001_orders.py
         migrations/reports/0001_reports.py
         src/shop/catalog.py
+        src/shop/databases.py
         src/shop/orders.py
-        src/shop/places.py
         src/shop/reports.py
         src/shop/sales.py
-        src/shop/db/binds.py
-        src/shop/db/changes.py
-        src/shop/db/copies.py
         src/shop/db/databases.py
         src/shop/db/mergejoin.py
         src/shop/db/outbox.py
         src/shop/db/sqlite.py
+        src/shop/db/table_sync.py
         src/shop/db/twophase.py
         src/shop/ops/commands.py
         src/shop/ops/foreign.py
         src/shop/ops/histories.py
-        tests/runtime/test_copies.py
+        src/shop/ops/verify/checks/databases.py
+        src/shop/ops/verify/checks/messages.py
+        src/shop/ops/verify/checks/playground.py
+        src/shop/ops/verify/checks/reports.py
+        src/shop/ops/verify/checks/servers.py
+        src/shop/ops/verify/checks/two_phase.py
         tests/runtime/test_databases.py
         tests/runtime/test_foreign.py
         tests/runtime/test_mergejoin.py
         tests/runtime/test_outbox.py
+        tests/runtime/test_table_sync.py
         tests/runtime/test_twophase.py
     """,
     "tenants": """
@@ -179,10 +213,18 @@ OF_BACKEND = {
         src/shop/ops/moving.py
         src/shop/ops/provisioning.py
         src/shop/ops/tenant_migrations.py
+        src/shop/ops/verify/checks/isolation.py
+        src/shop/ops/verify/checks/moves.py
+        src/shop/ops/verify/checks/probes.py
+        src/shop/ops/verify/checks/registry.py
+        src/shop/ops/verify/checks/server_loss.py
+        src/shop/ops/verify/checks/servers.py
         tests/runtime/tenancy.py
         tests/runtime/test_moving.py
+        tests/runtime/test_node_by_node.py
         tests/runtime/test_provisioning.py
         tests/runtime/test_tenants.py
+        tests/runtime/test_schema_check.py
     """,
     "pgedge": """
         cluster/links.sh
@@ -190,6 +232,15 @@ OF_BACKEND = {
         cluster/secrets.sh
         cluster/wire.sh
         src/shop/ops/cluster/snowflake.sql
+        src/shop/ops/verify/checks/links.py
+        src/shop/ops/verify/checks/mesh.py
+        src/shop/ops/verify/checks/node_loss.py
+        src/shop/ops/verify/checks/replication.py
+        src/shop/ops/verify/checks/servers.py
+        tests/runtime/test_bulk_nodes.py
+        tests/runtime/test_mesh_migrations.py
+        tests/runtime/test_node_by_node.py
+        tests/runtime/test_schema_check.py
     """,
 }
 # those of its key strategy,
@@ -205,7 +256,7 @@ OF_BACKEND_AND_ASYNCIO = {
 
 
 def run(*command: str | Path, cwd: Path) -> None:
-    """Run a tool, which must succeed; what it says is the message if it does not."""
+    """Run a tool, which must succeed; its output is the message of the failure."""
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
 
@@ -245,7 +296,7 @@ def test_no_jinja_is_left_over(renders: Path) -> None:
     found = [
         f"{project.name}/{name}: {match.group()}"
         for project in renders.iterdir()
-        # There, braces are somebody's description.
+        # Its description has braces.
         if project.name != "hostile-text"
         for name, text in texts(project)
         if (match := LEFTOVER.search(name) or LEFTOVER.search(text))
@@ -321,7 +372,7 @@ def test_a_deprecation_fails_a_test_only_where_the_project_is_what_is_old(
 
 @pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
 def test_a_project_has_no_name_but_its_own(backend: str, tmp_path: Path) -> None:
-    """The variants are all called shop, so what says that in so many words is noticed only here."""
+    """All variants are named shop, so a text with that name in it is noticed only here."""
     names = {"project_name": "order-2", "package_name": "user_accounts"}
     render(ROOT, tmp_path / "project", {**names, "backend": backend, "asyncio": True})
     assert [name for name, text in texts(tmp_path / "project") if "shop" in f"{name} {text}".lower()] == []
@@ -344,7 +395,7 @@ def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) 
 
 @pytest.fixture(scope="session")
 def judged() -> dict[tuple[str, ...], str]:
-    """Code that mypy has accepted, by what it consists of: variants that differ in a licence share it."""
+    """Return the variants whose code mypy has accepted, by a hash of the code; a licence changes none."""
     return {}
 
 
@@ -379,7 +430,7 @@ def has_compose() -> bool:
 def test_docker_accepts_the_compose_file(name: str, rendered: Rendered, tmp_path: Path) -> None:
     if not has_compose():
         pytest.skip("docker compose is not here")
-    # A copy: the file names secrets that `up` makes.
+    # A copy, because the file refers to secrets that `up` creates.
     project = shutil.copytree(rendered(name), tmp_path / "shop")
     run("docker", "compose", "config", "--quiet", cwd=project)
 
@@ -388,7 +439,7 @@ def test_docker_accepts_the_compose_file(name: str, rendered: Rendered, tmp_path
 
 
 def folded(text: str) -> str:
-    """A one-line field may fold white space, and nothing else."""
+    """Fold white space, which a field of one line may do."""
     return " ".join(text.split())
 
 
@@ -410,7 +461,7 @@ def test_hostile_text_runs_nothing(rendered: Rendered) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_project_can_be_built(name: str, rendered: Rendered) -> None:
-    """Its own build backend accepts every field."""
+    """The build backend of the project accepts every field."""
     project = rendered(name)
     result = subprocess.run(
         [sys.executable, "-m", "hatchling", "metadata"],
@@ -426,7 +477,7 @@ def test_a_project_can_be_built(name: str, rendered: Rendered) -> None:
     assert metadata["requires-python"] == f">={answers['python_version']}"
 
 
-# Their own tests, last: they have been running since the first test of this run began
+# The projects' own tests, last: they have been running since the first test of this run
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -453,18 +504,17 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         return {module for module in before if before[module] != after[module]}
 
     every = set(keys())
-    assert (
-        changed("README.md") == changed("compose.yaml") == changed("src/shop/ops/cluster/compose.py") == set()
-    )
-    assert changed("src/shop/db/retry.py") == changed("tests/conftest.py") == every
-    assert (
-        changed("migrations/versions/0001_ledger.py")
-        == changed("src/shop/ops/cluster/snowflake.sql")
-        == every
-    )
-    assert changed("tests/runtime/commit_proxy.py") == {"tests/test_bank.py", "tests/runtime/test_bulk.py"}
+    for file in ("README.md", "compose.yaml", "src/shop/ops/cluster/compose.py"):
+        assert changed(file) == set(), file
+    data = [name for name in files(project) if re.fullmatch(r"src/.*\.sql", name)]
+    for file in ("src/shop/db/retry.py", "tests/conftest.py", "migrations/versions/0001_ledger.py", *data):
+        assert changed(file) == every, file
+    assert changed("tests/runtime/commit_proxy.py") == {
+        "tests/runtime/bulk/test_resume.py",
+        "tests/test_bank.py",
+    }
     assert changed("src/shop/ops/verify/report.py") == {
-        "tests/runtime/test_bulk.py",
+        "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
         "tests/runtime/test_verify.py",

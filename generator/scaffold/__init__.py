@@ -1,3 +1,3 @@
-"""Generates applications on distributed SQL; `scaffold --help` says how."""
+"""Generate applications on distributed SQL; `scaffold --help` lists the commands."""
 
 __version__ = "0.1.0"

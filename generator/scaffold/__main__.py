@@ -1,4 +1,4 @@
-"""`python -m scaffold` is `scaffold`."""
+"""Run the command line as `python -m scaffold`."""
 
 from scaffold.cli import main
 

@@ -1,7 +1,7 @@
-"""The command line: parses, prints, and leaves the work to the other modules.
+"""Command line: parse the arguments, call the other modules, print the result.
 
-They are imported where they are used: `scaffold --help` must be there at once, and Copier and Jinja take
-longer to import than everything else here takes to run.
+Each command imports the modules that it needs: Copier and Jinja take longer to import than `scaffold --help`
+takes to run.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
-# What a generated project's Makefile does, in the order in which a newcomer wants it.
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+# Targets of a generated project's Makefile, in the order of a first visit.
 NEXT_STEPS = ("make up", "make verify", "make test")
 
 app = typer.Typer(
     help="Generate an application on distributed SQL that works the minute it is generated.",
     no_args_is_help=True,
     add_completion=False,
-    # Plain help: the colours would double the time it takes.
+    # Plain help, because colours double the time that `--help` takes.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Keys = Annotated[
-    str | None, typer.Option("--keys", metavar="KEYS", help="Key strategy; `scaffold backends` lists them.")
+    str | None, typer.Option("--keys", metavar="KEYS", help="Key strategy; listed by `scaffold backends`.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -63,32 +63,33 @@ def scaffold(
 
 
 @app.command()
-def new(  # noqa: PLR0917 - options of a command, by keyword only for those who type them
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder to make; it names the project.")],
+def new(  # noqa: PLR0917 - Typer passes the options by keyword
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to create; it names the project.")],
     backend: Annotated[
-        str | None, typer.Option("--backend", metavar="BACKEND", help="`scaffold backends` lists them.")
+        str | None,
+        typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
     ] = None,
     keys: Keys = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; repeatable."),
+        typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; may be repeated."),
     ] = None,
     answers_file: Annotated[
         Path | None,
         typer.Option("--answers", metavar="FILE.yml", help="Answers as YAML; options override them."),
     ] = None,
     git: Annotated[
-        bool, typer.Option("--git/--no-git", help="Make a repository with a first commit.")
+        bool, typer.Option("--git/--no-git", help="Create a repository with a first commit.")
     ] = True,
-    lock: Annotated[bool, typer.Option("--lock", help="Write uv.lock, if uv is there.")] = False,
+    lock: Annotated[bool, typer.Option("--lock", help="Write uv.lock, if uv is installed.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the answers and the files; write nothing.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Make a project.
+    """Create a project.
 
-    On a terminal it asks for what is not given; elsewhere it takes the defaults.
+    On a terminal, ask for each answer that is not given; elsewhere, take the defaults.
     """
     with reported(debug):
         from scaffold import render, source  # noqa: PLC0415
@@ -97,8 +98,8 @@ def new(  # noqa: PLR0917 - options of a command, by keyword only for those who 
         root = source.template_root()
         questionnaire = Questionnaire(root)
         given = _given(answers_file, data or [], backend=backend, keys=keys)
-        # The folder's name, unless a name was given. Never Copier's own default, for it would name the folder
-        # that the project is made in before it is moved into place.
+        # The folder's name, unless a name was given. Never Copier's own default, which would be the name of
+        # the staging folder that the project is rendered to.
         is_named = "project_name" in given
         given.setdefault("project_name", Path(os.path.abspath(path)).name)  # noqa: PTH100
         ask = sys.stdin.isatty() and sys.stdout.isatty() and not dry_run
@@ -115,15 +116,13 @@ def new(  # noqa: PLR0917 - options of a command, by keyword only for those who 
             return
         project = render.make(root, path, given, git=git, lock=lock, ask=ask)
         if source.has_uncommitted_changes(root):
-            project.notes.append(
-                "template: has changes that are in no commit; `copier update` will not know them"
-            )
+            project.notes.append("template: has uncommitted changes, which `copier update` cannot find again")
         _print_next_steps(path, project)
 
 
 @app.command()
 def backends(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List the databases that a project can be for."""
+    """List the backends and their key strategies."""
     with reported(debug):
         from scaffold import source  # noqa: PLC0415
         from scaffold.questions import Questionnaire  # noqa: PLC0415
@@ -167,19 +166,19 @@ def backends(as_json: AsJson = False, debug: Debug = False) -> None:
 def demo(
     backend: Annotated[
         str | None,
-        typer.Argument(metavar="[BACKEND]", help="`scaffold backends` lists them.", show_default=False),
+        typer.Argument(metavar="[BACKEND]", help="Listed by `scaffold backends`.", show_default=False),
     ] = None,
     keys: Keys = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="DIR", help="Where the project lies.  [default: .demo/BACKEND]"),
+        typer.Option("--dir", metavar="DIR", help="Folder of the project.  [default: .demo/BACKEND]"),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster running.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Make a project, run it, verify it.
+    """Create a project, run it and verify it.
 
-    Renders, installs, starts the cluster, migrates, verifies, stops; exits as `verify` does.
+    Render, install, start the cluster, migrate, verify, stop. The exit code is that of `verify`.
     """
     with reported(debug):
         from scaffold import demo, source  # noqa: PLC0415
@@ -193,30 +192,28 @@ def demo(
         out = _console()
         out.print(f"[bold]{answers['profile']['title']}[/bold] in {_shown(project)}", highlight=False)
         code = demo.run(
-            root, project, given, keep=keep, say=lambda line: out.print(line, style="dim", markup=False)
+            root, project, given, keep=keep, log=lambda line: out.print(line, style="dim", markup=False)
         )
         if code == 0:
-            out.print(
-                f"[green]Nothing failed.[/green] The project lies in {_shown(project)}", highlight=False
-            )
+            out.print(f"[green]Nothing failed.[/green] The project is in {_shown(project)}", highlight=False)
         else:
-            _complain(f"verify ended with {code}. The project lies in {_shown(project)}")
+            _complain(f"verify exited with {code}. The project is in {_shown(project)}")
         raise typer.Exit(code)
 
 
 @app.command()
 def matrix(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Gets one project for each variant.")],
-    run: Annotated[bool, typer.Option("--run", help="Run each one's own tests, too.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the projects, one per variant.")],
+    run: Annotated[bool, typer.Option("--run", help="Run the tests of each project.")] = False,
     as_json: AsJson = False,
     only: Annotated[
-        str, typer.Option("--only", metavar="TEXT", help="Only variants with this in their name.")
+        str, typer.Option("--only", metavar="TEXT", help="Take only variants with TEXT in the name.")
     ] = "",
     debug: Debug = False,
 ) -> None:
-    """Render every variant, perhaps run them all.
+    """Render every variant; with --run, run the tests of each.
 
-    With --run, also runs the tests of each, and exits 1 if one of them fails.
+    With --run, the exit code is 1 if a test fails.
     """
     with reported(debug):
         from scaffold import matrix, source  # noqa: PLC0415
@@ -248,13 +245,13 @@ def matrix(
 
 @contextlib.contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Turn what goes wrong into a message and an exit code; the one place that does."""
+    """Turn an error or a signal into a message and an exit code; no other place does."""
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        # An exception, so that everything on the way out is cleaned up.
+        # An exception runs the cleanup of every block that is left.
         raise SystemExit(128 + number)
 
-    # What is ignored, as `nohup` has it, stays so.
+    # A signal that is ignored, as under `nohup`, stays ignored.
     handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
     for number in handled:
         signal.signal(number, stop)
@@ -282,13 +279,13 @@ def reported(debug: bool) -> Iterator[None]:
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot show must not turn a message into a traceback.
+        # A character that the terminal cannot encode must not turn a message into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app(prog_name="scaffold")
 
 
 def _given(answers_file: Path | None, data: list[str], **options: str | None) -> dict[str, Any]:
-    """Gather the answers given, the more particular source over the more general."""
+    """Combine the answers of the answers file, of -d and of the options, in ascending precedence."""
     from scaffold.questions import read_answers  # noqa: PLC0415
 
     given = read_answers(answers_file) if answers_file else {}
@@ -296,14 +293,14 @@ def _given(answers_file: Path | None, data: list[str], **options: str | None) ->
     for entry in data:
         name, separator, value = entry.partition("=")
         if not separator:
-            raise BadInput(f"-d {entry!r} has no '='. It is written -d question=answer.")
+            raise BadInput(f"-d {entry!r} has no '='. Write -d question=answer.")
         if name in pairs and pairs[name] != value:
             raise BadInput(f"-d gives {name} twice, {pairs[name]!r} and {value!r}. Leave one out.")
         pairs[name] = value
     for name, chosen in _chosen(**options).items():
         if pairs.get(name, chosen) != chosen:
             raise BadInput(
-                f"--{name} says {chosen!r} and -d {name}={pairs[name]} says otherwise. Leave one out."
+                f"--{name} {chosen} and -d {name}={pairs[name]} contradict each other. Leave one out."
             )
         pairs[name] = chosen
     return given | pairs
@@ -328,7 +325,7 @@ def _complain(message: str) -> None:
 def _print_plan(path: Path, answers: dict[str, Any], given: dict[str, Any]) -> None:
     typer.echo("answers")
     for name, answer in answers.items():
-        # As JSON, for it is YAML as well and shows where an answer begins and ends.
+        # JSON is YAML too, and its quotes show leading and trailing blanks.
         typer.echo(f"  {name}: {json.dumps(answer)}{'' if name in given else '  (default)'}")
     typer.echo(f"files in {path}")
 
@@ -340,22 +337,22 @@ def _print_next_steps(path: Path, project: Any) -> None:
     for note in project.notes:
         talk.print(Text(note, "dim"))
     answers = project.answers
-    out.print(Text(f"{path} is made: {answers['profile']['title']}, {answers['keys']} keys. Next:", "green"))
+    out.print(Text(f"Created {path}: {answers['profile']['title']}, {answers['keys']} keys. Next:", "green"))
     for step in _next_steps(path):
         out.print(Text(f"  {step}"))
 
 
 def _next_steps(path: Path) -> list[str]:
-    """Return what to type now, from this very directory."""
+    """Return the commands to type next, starting in the current directory."""
     if path.resolve() == Path.cwd():
         return list(NEXT_STEPS)
-    # `cd -x` would be an option, and `cd -` the directory before this one.
+    # `cd -x` would be an option, and `cd -` means the previous directory.
     shown = f"./{path}" if str(path).startswith("-") else str(path)
     return [f"cd {shlex.quote(shown)}", *NEXT_STEPS]
 
 
 def _shown(path: Path) -> str:
-    """Return the shorter way to write a path, quoted for a shell."""
+    """Return a path, relative to the current directory if it lies below, quoted for a shell."""
     with contextlib.suppress(ValueError):
         return shlex.quote(str(path.relative_to(Path.cwd())))
     return shlex.quote(str(path))
@@ -366,7 +363,7 @@ def _print_outcomes(outcomes: list[Any]) -> None:
 
     colours = {"PASS": "green", "FAIL": "red", "SKIP": "yellow"}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("variant", "result", "time", "pytest says"):
+    for title in ("variant", "result", "time", "summary"):
         table.add_column(title, justify="right" if title == "time" else "left", overflow="fold")
     for outcome in outcomes:
         status = f"[{colours[outcome.status]}]{outcome.status}[/]"
@@ -374,4 +371,4 @@ def _print_outcomes(outcomes: list[Any]) -> None:
     _console().print(table)
     for outcome in outcomes:
         if outcome.status == "FAIL":
-            _complain(f"{outcome.variant} failed; all that it said is in {_shown(outcome.log.absolute())}")
+            _complain(f"{outcome.variant} failed; its output is in {_shown(outcome.log.absolute())}")

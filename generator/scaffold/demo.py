@@ -1,7 +1,7 @@
-"""The whole path, as its user would walk it: render, install, start, migrate, verify, stop.
+"""Run the whole path of a first visit: render, install, start, migrate, verify, stop.
 
-A second demo in the same folder keeps what is expensive, the environment and the cluster's data, and renders
-again only if that changes something. A project that was edited since is run as it lies.
+A second demo in the same folder keeps the environment and the cluster's data, which take long to create, and
+renders again only if the template or the answers changed. A project that was edited is run without rendering.
 """
 
 import contextlib
@@ -21,51 +21,51 @@ from scaffold import environment
 from scaffold.errors import BadInput, ScaffoldError
 from scaffold.render import STAGING, render
 
-# What the demo wrote, by file: tells its own files from those of its user.
+# Digests of the files that the demo wrote; a file with another digest was edited.
 RECORD = ".demo.json"
-# Seconds that an interrupted step gets to stop by itself, before it is stopped.
+# Seconds between SIGTERM and SIGKILL for an interrupted step; arbitrary.
 GRACE = 20.0
 COULD_NOT_RUN = 2
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class StepFailed(ScaffoldError):
-    """A step before `verify` failed, so there is nothing to verify."""
+    """A step before `verify` failed, so `verify` could not run."""
 
     exit_code = COULD_NOT_RUN
 
 
-def run(root: Path, project: Path, given: Mapping[str, Any], *, keep: bool, say: Say) -> int:
+def run(root: Path, project: Path, given: Mapping[str, Any], *, keep: bool, log: Log) -> int:
     """Run the demo in `project` and return the exit code of `verify`."""
-    with _timed("render", say) as note:
+    with _timed("render", log) as note:
         answers, how = prepare(root, project, given)
         note(how)
     program = project / ".venv" / "bin" / answers["package_name"]
-    with _timed("install", say) as note:
+    with _timed("install", log) as note:
         note(install(project))
     try:
         for step in ("up", "migrate"):
-            say(f"--- {program.name} {step}")
+            log(f"--- {program.name} {step}")
             if code := _call(program, step):
-                raise StepFailed(f"`{program.name} {step}` ended with {code}. The project lies in {project}.")
-        say(f"--- {program.name} verify")
+                raise StepFailed(f"`{program.name} {step}` exited with {code}. The project is in {project}.")
+        log(f"--- {program.name} verify")
         return _call(program, "verify")
     finally:
         if not keep:
-            say(f"--- {program.name} down")
-            end(program, "down")
+            log(f"--- {program.name} down")
+            shut_down(program, "down")
 
 
 def prepare(root: Path, project: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Bring `project` to what the template gives now; return its answers and a word about what was done."""
+    """Render into `project` if that changes a file; return the answers and a note for the log."""
     record = project / RECORD
     known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     if not known and project.exists() and any(project.iterdir()):
         raise BadInput(f"{project} is not empty, and no demo made it. Name another folder with --dir.")
     before: dict[str, str] = known.get("files", {})
     if edited := [name for name, digest in before.items() if _digest(project / name) != digest]:
-        return known["answers"], f"left as it is: {edited[0]} was edited ({len(edited)} in all)"
+        return known["answers"], f"not rendered: {edited[0]} was edited ({len(edited)} in all)"
     project.mkdir(parents=True, exist_ok=True)
     fresh = project / f"{STAGING}{os.urandom(4).hex()}"
     try:
@@ -74,8 +74,8 @@ def prepare(root: Path, project: Path, given: Mapping[str, Any]) -> tuple[dict[s
         if files == before:
             return answers, "unchanged"
         if before:
-            # Servers and data belong to the project as it was, which alone knows where they are.
-            end(project / ".venv" / "bin" / known["answers"]["package_name"], "destroy")
+            # Only the previous version of the project can find its servers and their data.
+            shut_down(project / ".venv" / "bin" / known["answers"]["package_name"], "destroy")
         for name in before.keys() - files.keys():
             (project / name).unlink(missing_ok=True)
         for name in files:
@@ -89,9 +89,9 @@ def prepare(root: Path, project: Path, given: Mapping[str, Any]) -> tuple[dict[s
 
 
 def install(project: Path) -> str:
-    """Install the project into `.venv` inside it, unless that was done for the same pyproject.toml."""
+    """Install the project into its `.venv`, unless the same pyproject.toml is installed there already."""
     stamp = project / ".venv" / ".installed"
-    # The folder counts too: an environment that was moved has scripts that start nothing.
+    # The path counts too, because the scripts of an environment hold its absolute path.
     state = f"{project} {_digest(project / 'pyproject.toml')}"
     python = environment.create(project / ".venv")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == state:
@@ -101,17 +101,17 @@ def install(project: Path) -> str:
     return "into .venv"
 
 
-def end(program: Path, command: str) -> None:
-    """Bring the cluster down, whatever happened before, and let nobody interrupt that."""
+def shut_down(program: Path, command: str) -> None:
+    """Run `down` or `destroy` of a project, if it is installed, with interrupts blocked."""
     if not program.exists():
         return
     with _uninterrupted():
-        # Its own session: Ctrl-C at the terminal goes to every process of ours.
+        # Ctrl-C at the terminal reaches every process of the session, so the child gets its own.
         subprocess.run([program, command], cwd=_project_of(program), check=False, start_new_session=True)
 
 
 def _call(program: Path, *arguments: str) -> int:
-    """Run a command of the project and return its exit code; an interrupt is passed on, not just survived."""
+    """Run a command of the project and return its exit code; on an interrupt, terminate the command first."""
     process = subprocess.Popen([program, *arguments], cwd=_project_of(program))
     try:
         return process.wait()
@@ -132,16 +132,16 @@ def _digest(file: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _timed(step: str, say: Say) -> Iterator[Say]:
+def _timed(step: str, log: Log) -> Iterator[Log]:
     started = time.monotonic()
     notes: list[str] = []
     yield notes.append
-    say(f"{step:<8} {', '.join(notes)} ({time.monotonic() - started:.1f} s)")
+    log(f"{step:<8} {', '.join(notes)} ({time.monotonic() - started:.1f} s)")
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Swallow interrupts for as long as this takes; a child gets the default actions all the same."""
+    """Ignore SIGINT, SIGTERM and SIGHUP inside the block; child processes keep the default actions."""
 
     def ignore(_signum: int, _frame: FrameType | None) -> None:
         pass

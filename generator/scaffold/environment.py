@@ -1,4 +1,4 @@
-"""Python environments for generated projects: what a project needs, whether it is here, and how to get it."""
+"""Python environments for generated projects: read the requirements, check them, install them."""
 
 import importlib.metadata
 import shutil
@@ -13,7 +13,7 @@ from scaffold.errors import ScaffoldError
 
 
 def requirements(project: Path) -> list[str]:
-    """Return what `project` needs to run and to run its tests, as its pyproject.toml says."""
+    """Return the requirements of `project` and of its tests, as listed in its pyproject.toml."""
     content: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     declared = content.get("project", {})
     groups = (declared.get("optional-dependencies", {}), content.get("dependency-groups", {}))
@@ -22,8 +22,8 @@ def requirements(project: Path) -> list[str]:
 
 
 def is_satisfied(wanted: Iterable[str]) -> bool:
-    """Tell whether this very interpreter has everything that is wanted, in versions that are allowed."""
-    from packaging.requirements import Requirement  # noqa: PLC0415 - only `matrix --run` comes here
+    """Tell whether the running interpreter has every wanted distribution, in a version that is allowed."""
+    from packaging.requirements import Requirement  # noqa: PLC0415 - only `matrix --run` needs it
 
     for line in wanted:
         requirement = Requirement(line)
@@ -39,7 +39,7 @@ def is_satisfied(wanted: Iterable[str]) -> bool:
 
 
 def create(folder: Path) -> Path:
-    """Make a virtual environment at `folder`, unless it works already, and return its interpreter."""
+    """Create a virtual environment at `folder`, unless a working one is there; return its interpreter."""
     python = folder / "bin" / "python"
     if python.exists() and subprocess.run([python, "-c", ""], check=False).returncode == 0:
         return python
@@ -52,7 +52,7 @@ def create(folder: Path) -> Path:
 
 
 def install(python: Path, *what: str) -> None:
-    """Install into the environment of `python`, as pip's own arguments say."""
+    """Install into the environment of `python`; `what` are arguments of `pip install`."""
     if uv := shutil.which("uv"):
         _run([uv, "pip", "install", "--quiet", "--python", python, *what])
     else:
@@ -63,5 +63,5 @@ def _run(command: list[str | Path]) -> None:
     try:
         subprocess.run(command, capture_output=True, text=True, check=True)
     except subprocess.CalledProcessError as error:
-        said = "\n".join((error.stderr or error.stdout).strip().splitlines()[-5:])
-        raise ScaffoldError(f"{' '.join(map(str, command[:4]))} … failed:\n{said}") from error
+        output = "\n".join((error.stderr or error.stdout).strip().splitlines()[-5:])
+        raise ScaffoldError(f"{' '.join(map(str, command[:4]))} … failed:\n{output}") from error

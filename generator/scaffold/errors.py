@@ -1,21 +1,25 @@
-"""What `scaffold` raises, and the exit code that each becomes.
+"""Errors that `scaffold` raises, each with its exit code.
 
 ScaffoldError        1  something failed
-├── BadInput         2  the command asks for what cannot be: nothing was written
-└── TemplateFault    1  the template is wrong, not the command
+├── BadInput         2  the arguments are invalid; nothing was written
+└── TemplateFault    1  the template is invalid, whatever the arguments
 
-A message says what happened, why, and what to do next, in one or two lines. Only `cli.reported` prints it.
+A message states the event, its cause and the remedy, in one or two lines. Only `cli.reported` prints it.
 """
 
 
 class ScaffoldError(Exception):
-    """Something failed; the message is for the person at the terminal."""
+    """Something failed; the message addresses the user at the terminal."""
 
     exit_code = 1
 
 
 class BadInput(ScaffoldError):
-    """The command asks for what cannot be; `question` is the one whose answer is refused, if there is one."""
+    """The arguments are invalid.
+
+    Attributes:
+        question: name of the question whose answer is refused; None if no single answer is at fault.
+    """
 
     exit_code = 2
 

@@ -1,9 +1,9 @@
-"""Every variant of the template: derived from copier.yml and the profiles, rendered, and run.
+"""Variants of the template: derive them from copier.yml and the profiles, render them, run their tests.
 
-A question that depends on the backend is crossed with it. One that a profile lists under `crossed` is tried
-with every value on the defaults of those, and with its last value, the one that adds something, on all else.
-Any other question with choices changes a file or two: each of its values is tried once, on the first backend,
-and so is one that a profile lists under `once`, on that backend.
+A question that depends on the backend is crossed with it. A question that a profile lists under `crossed`
+takes every value where all others have their defaults, and its last value, which adds the most, elsewhere.
+Any other question with choices changes a file or two, so each of its values is tried once: on the first
+backend, or on the backend whose profile lists the question under `once`.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from scaffold.errors import BadInput
 from scaffold.questions import Questionnaire
 from scaffold.render import render
 
-# Two keep two cores busy but for a fifth of the time, in which their clusters stop, start and wait.
+# Runs at the same time. Two leave two cores idle for a fifth of the time, while clusters start and stop.
 AT_ONCE = 3
-# Of one project's tests, in seconds; arbitrary, many times what they take.
+# Time limit for the tests of one project, in seconds; arbitrary, many times their duration.
 TIMEOUT = 1800.0
-# Seconds that interrupted tests get to stop their servers.
+# Seconds between SIGINT and SIGKILL, in which interrupted tests can stop their servers; arbitrary.
 GRACE = 20.0
 
 Tests: TypeAlias = "subprocess.Popen[bytes]"
@@ -45,7 +45,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the tests of one variant ended."""
+    """Result of the tests of one variant: PASS, FAIL or SKIP, with the summary line of pytest."""
 
     variant: str
     status: str
@@ -68,18 +68,18 @@ def variants(questionnaire: Questionnaire) -> list[Variant]:
 
 
 def render_all(root: Path, chosen: list[Variant], folder: Path, report: Callable[[Variant], None]) -> None:
-    """Render each variant into a folder of its name."""
+    """Render each variant into `folder`/<name of the variant>, and report it."""
     for variant in chosen:
         target = folder / variant.name
         if target.exists():
-            raise BadInput(f"{target} exists. Name a folder that holds no renders, or delete this one.")
+            raise BadInput(f"{target} exists. Name a folder without renders, or delete this one.")
     for variant in chosen:
         render(root, folder / variant.name, variant.answers)
         report(variant)
 
 
 def run_all(chosen: list[Variant], folder: Path) -> Iterator[Outcome]:
-    """Run each variant's own tests, a few at a time, and yield the outcomes in order."""
+    """Run the tests of each variant, a few at a time, and yield the outcomes in order."""
     pythons = [interpreter(folder / variant.name, folder / ".venv") for variant in chosen]
     running: set[Tests] = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -94,7 +94,7 @@ def run_all(chosen: list[Variant], folder: Path) -> Iterator[Outcome]:
 
 
 def stop(running: set[Tests]) -> None:
-    """End tests that are running: Ctrl-C at the terminal does not reach their sessions."""
+    """Stop running tests. Each has a session of its own, which Ctrl-C at the terminal does not reach."""
     for process in list(running):
         _stop(process)
 
@@ -108,10 +108,17 @@ def run_tests(
     environ: Mapping[str, str] = os.environ,
     timeout: float = TIMEOUT,
 ) -> Outcome:
-    """Run the tests of one project, as `make test` there does, with an interpreter that has what it needs.
+    """Run the tests of one project as its `make test` does, and return the outcome.
 
-    What pytest prints is kept beside the project, in a log of its name. While it runs, its process is in
-    `running`. All tests are run, or those of `modules`; they are ended after `timeout` seconds.
+    The output goes to a log of the project's name beside the project.
+
+    Args:
+        project: folder of the project.
+        python: interpreter of an environment that has the requirements of the project.
+        running: holds the process while it runs, so that another thread can `stop` it.
+        modules: paths of test modules; all of them if empty.
+        environ: environment variables of the process.
+        timeout: seconds after which the tests are stopped and count as failed.
     """
     log = project.parent / f"{project.name}.log"
     needed = _python_needed(project)
@@ -126,7 +133,7 @@ def run_tests(
             env={**environ, "PYTHONPATH": "src"},
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Its servers are its children, and the time limit must be able to reach them all.
+            # One session for pytest and the servers that it starts, so that one signal reaches all of them.
             start_new_session=True,
         )
         running.add(process)
@@ -137,21 +144,21 @@ def run_tests(
         finally:
             _stop(process)
             running.discard(process)
-    summary = _summary(log.read_text(encoding="utf-8", errors="replace")) or f"pytest ended with {code}"
+    summary = _summary(log.read_text(encoding="utf-8", errors="replace")) or f"pytest exited with {code}"
     if code is None:
-        summary = f"no end within {timeout:g} s: {summary}"
+        summary = f"stopped after {timeout:g} s: {summary}"
     status = "PASS" if code == 0 else "FAIL"
     return Outcome(project.name, status, time.monotonic() - started, summary, log)
 
 
 def _summary(output: str) -> str:
-    """Return the line in which pytest counts, which is not the last one if it stumbled on its way out."""
+    """Return pytest's line of counts; after an error at exit, more lines follow it."""
     counts = re.findall(r"^=* ?(\d+ (?:passed|failed|skipped|error).*?) ?=*$", output, re.MULTILINE)
     return (counts or output.strip().splitlines() or [""])[-1]
 
 
 def _stop(process: Tests) -> None:
-    """Let pytest take its servers down, and if it does not, take everything down."""
+    """Interrupt pytest, so that it stops its servers; after the grace period, kill the whole session."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -197,7 +204,7 @@ def _one_factor(questionnaire: Questionnaire, base: Variant, names: list[str]) -
 
 
 def _values(questionnaire: Questionnaire, name: str, answers: Mapping[str, Any]) -> list[Any]:
-    """Return the answers that a question can have, the default first, if they can be listed."""
+    """Return the possible answers of a question, the default first; empty for free text."""
     default = answers[name]
     if not questionnaire.applies(name, answers):
         return []
@@ -207,7 +214,7 @@ def _values(questionnaire: Questionnaire, name: str, answers: Mapping[str, Any])
 
 
 def _word(name: str, value: Any) -> str:
-    """Name an answer within the name of a folder: `uuid`, `aio`, `no-aio`."""
+    """Return the part of a variant's name for an answer: `uuid`, `asyncio`, `no-asyncio`."""
     if isinstance(value, bool):
         return _slug(name) if value else f"no-{_slug(name)}"
     return _slug(value)
@@ -218,9 +225,9 @@ def _slug(value: Any) -> str:
 
 
 def interpreter(project: Path, shared: Path) -> str:
-    """Return an interpreter with what a project needs: this one if it has it, else that of `shared`.
+    """Return an interpreter that has the requirements of a project: the running one, or that of `shared`.
 
-    There is one environment for all projects that need another one: what they need goes together.
+    One shared environment serves all other projects, because their requirements are compatible.
     """
     wanted = environment.requirements(project)
     if environment.is_satisfied(wanted):

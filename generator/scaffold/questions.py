@@ -1,9 +1,9 @@
-"""What may be asked for: `copier.yml` and the profiles, read as data.
+"""Questions and answers: read `copier.yml` and the profiles as data, and check answers against them.
 
-Copier checks answers too, but only while it renders, one at a time, and with a traceback for a wrong choice.
-Here the same file is evaluated in the same Jinja environment beforehand, so that a wrong answer is refused
-with the right ones before anything is written. What Copier then receives are the answers that were given: it
-works out all the others again, exactly as it does for `copier copy`.
+Copier checks answers only while it renders, one at a time, and with a traceback for a wrong choice. This
+module evaluates the same file in the same Jinja environment beforehand, so that a wrong answer is refused,
+with the valid ones, before anything is written. Copier then receives the given answers alone and computes the
+others itself, exactly as for `copier copy`.
 """
 
 import difflib
@@ -23,16 +23,16 @@ from scaffold.errors import BadInput, TemplateFault
 
 TRUE = {"y", "yes", "t", "true", "on", "1"}
 FALSE = {"n", "no", "f", "false", "off", "0"}
-# The answers file of an existing project may be given as it is; these two lines of it are not answers.
+# Lines of an existing project's answers file that are not answers; such a file may be given as it is.
 ORIGIN = {"_commit", "_src_path"}
 
 
-# PyYAML has a loader in C, ten times as fast, where it was built with libyaml.
+# PyYAML's loader in C is ten times as fast; it exists if PyYAML was built with libyaml.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _load(text: str) -> Any:
-    return yaml.load(text, LOADER)  # noqa: S506 - a safe one
+    return yaml.load(text, LOADER)  # noqa: S506 - a safe loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,15 @@ class Question:
 
     @property
     def is_computed(self) -> bool:
-        """Whether the answer follows from the others and is never asked for."""
+        """True if the answer follows from other answers and cannot be given."""
         return self.when is False
 
     def cast(self, value: Any) -> Any:
-        """Turn an answer, perhaps a word from the command line, into the question's type, as Copier would."""
+        """Convert an answer, such as a word of the command line, to the type of the question, as Copier does.
+
+        Raises:
+            BadInput: the answer is not of that type.
+        """
         try:
             return self._cast(value)
         except (TypeError, ValueError, yaml.YAMLError) as error:
@@ -79,7 +83,7 @@ class Question:
 
 
 class Questionnaire:
-    """All questions of a template, in the order in which they are asked."""
+    """The questions of a template, in order."""
 
     def __init__(self, root: Path) -> None:
         """Read `root`/copier.yml."""
@@ -95,11 +99,11 @@ class Questionnaire:
 
     @property
     def askable(self) -> list[str]:
-        """Names of the questions that a person can answer."""
+        """Names of the questions that a user can answer."""
         return [name for name, question in self.questions.items() if not question.is_computed]
 
     def choices(self, name: str, answers: Mapping[str, Any]) -> list[Any]:
-        """Return the values that a question allows, given the answers before it; none means any value."""
+        """Return the values that a question allows, given the answers before it; empty for free text."""
         question = self.questions[name]
         choices = question.choices
         if isinstance(choices, str):
@@ -108,7 +112,7 @@ class Questionnaire:
         return [question.cast(value) for value in values]
 
     def applies(self, name: str, answers: Mapping[str, Any]) -> bool:
-        """Tell whether a question arises, given the answers before it."""
+        """Tell whether a question is asked, given the answers before it."""
         applies = self._render(self.questions[name].when, answers)
         return applies if isinstance(applies, bool) else applies.strip().lower() in TRUE
 
@@ -119,10 +123,15 @@ class Questionnaire:
         return {name: self.resolve({"project_name": "shop", "backend": name})["profile"] for name in names}
 
     def resolve(self, given: Mapping[str, Any], *, asked: bool = False) -> dict[str, Any]:
-        """Return every answer, computed ones included, or raise BadInput for the first that cannot be.
+        """Return every answer, computed ones included.
 
-        With `asked`, what is not given will be asked for later. It counts as its default meanwhile, and so
-        does what depends on it, for it cannot be judged yet.
+        Args:
+            given: answers by question; all others take their defaults.
+            asked: True if Copier will ask for the answers that are not given. Answers that depend on one of
+                those are not checked.
+
+        Raises:
+            BadInput: an answer is invalid, or its question is unknown or not asked; reports the first one.
         """
         self._refuse_unknown(given)
         answers: dict[str, Any] = {}
@@ -133,7 +142,7 @@ class Questionnaire:
                 continue
             applies = self.applies(name, answers)
             if name in given and not applies:
-                raise BadInput(f"{name}: this question does not arise{self._given_that(name, answers)}.")
+                raise BadInput(f"{name}: this question is not asked{self._given_that(name, answers)}.")
             settled = not self.dependencies(name) & open_questions
             is_given = name in given and settled
             answers[name] = question.cast(given[name] if is_given else self._default(question, answers))
@@ -162,7 +171,7 @@ class Questionnaire:
 
     @cached_property
     def _environment(self) -> jinja2.Environment:
-        """Copier's own environment, less its `yield`, which only paths use."""
+        """The Jinja environment of Copier, without its extension `yield`, which only paths use."""
         options = dict(self.settings.get("_envops", {}))
         if undefined := options.get("undefined"):
             options["undefined"] = getattr(jinja2, undefined.removeprefix("jinja2."))
@@ -178,6 +187,8 @@ class Questionnaire:
             return text
         try:
             return self._environment.from_string(text).render(answers)
+        except jinja2.TemplateNotFound as error:
+            raise TemplateFault(f"copier.yml includes {error.name}, which does not exist.") from error
         except jinja2.TemplateError as error:
             raise TemplateFault(f"copier.yml cannot be evaluated: {error}") from error
 
@@ -214,20 +225,20 @@ class Questionnaire:
             raise BadInput(f"{name}: {complaint}. {remedy}", question=name)
 
     def _given_that(self, name: str, answers: Mapping[str, Any]) -> str:
-        """Say which earlier answers narrow a choice: ` with backend 'pgedge'`."""
+        """Return the earlier answers that narrow a choice, such as ` with backend 'pgedge'`."""
         names = self.dependencies(name)
         facts = [f"{other} {answers[other]!r}" for other in self.askable if other in names]
         return f" with {' and '.join(facts)}" if facts else ""
 
 
-# Of an answer that is refused, as much as helps to recognise it.
+# Maximum length of a refused answer in a message, in characters.
 SHOWN = 60
 
 
 def read_answers(file: Path) -> dict[str, Any]:
     """Read answers from a YAML file, such as the `.copier-answers.yml` of another project."""
     try:
-        # Not the loader in C, which may name the line after the wrong one.
+        # Not the loader in C, which may report the line after the error.
         content = yaml.safe_load(file.read_bytes())
     except OSError as error:
         raise BadInput(f"The answers file {file} cannot be read: {error.strerror}.") from error
@@ -235,15 +246,15 @@ def read_answers(file: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise BadInput(
-            f"The answers file {file} is not YAML{line}. It holds lines like `backend: pgedge`."
+            f"The answers file {file} is not YAML{line}. Write lines like `backend: pgedge`."
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise BadInput(f"The answers file {file} is not a mapping. It holds lines like `backend: pgedge`.")
+        raise BadInput(f"The answers file {file} is not a mapping. Write lines like `backend: pgedge`.")
     return {name: answer for name, answer in content.items() if name not in ORIGIN}
 
 
 def _nearest(word: Any, words: Iterable[Any]) -> str:
-    """Return `; did you mean 'x'?` for the word that was probably meant, or nothing."""
+    """Return ` (did you mean 'x'?)` for the most similar of `words`, or an empty string."""
     found = difflib.get_close_matches(
         str(word).lower(), {str(other).lower(): other for other in words}, n=1, cutoff=0.5
     )

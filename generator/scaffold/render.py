@@ -1,6 +1,7 @@
-"""From answers to a project: the only module that calls Copier.
+"""Render a project from answers; no other module calls Copier.
 
-Guarantees: a render writes all of the project or nothing, and is the same on every machine.
+Guarantees: a render writes the whole project or nothing, and the same answers give the same bytes on every
+machine.
 """
 
 import contextlib
@@ -18,14 +19,14 @@ from typing import Any
 from scaffold import source
 from scaffold.errors import BadInput, ScaffoldError, TemplateFault
 
-# Hooks after the render, in this order: what is committed includes the lock.
+# Hooks after the render, in this order, so that the first commit includes the lock.
 AFTER = ("lock", "git")
 STAGING = ".scaffold-"
 
 
 @dataclass(frozen=True)
 class Project:
-    """What a render made."""
+    """A rendered project, with one note per hook."""
 
     path: Path
     answers: Mapping[str, Any]
@@ -33,7 +34,7 @@ class Project:
 
 
 def make(root: Path, target: Path, given: Mapping[str, Any], *, git: bool, lock: bool, ask: bool) -> Project:
-    """Render the template at `root` with the answers given, run the hooks, and put the result at `target`."""
+    """Render the template at `root` with the given answers, run the hooks, move the result to `target`."""
     preflight = load_hook(root, "preflight")
     try:
         preflight.run(target, git=git)
@@ -47,22 +48,22 @@ def make(root: Path, target: Path, given: Mapping[str, Any], *, git: bool, lock:
 
 
 def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = False) -> dict[str, Any]:
-    """Render the template at `root` into `folder`, asking for what is not given or taking defaults.
+    """Render the template at `root` into `folder`; return all answers.
 
-    Returns all answers. Only `given` and the origin reach Copier, so that `copier copy` with the same answers
-    makes the same bytes.
+    Copier receives `given` and the origin alone, so that `copier copy` with the same answers writes the same
+    bytes. With `ask`, it asks for the other answers on the terminal; else these take their defaults.
     """
-    # Copier takes a quarter of a second to import, which no other command should pay.
+    # Copier takes 0.25 s to import; only the commands that render need it.
     import copier  # noqa: PLC0415
     import copier.errors  # noqa: PLC0415
     import jinja2  # noqa: PLC0415
     import plumbum  # noqa: PLC0415
 
     try:
-        # Copier is shown a plain folder: with git in sight it clones the template and then asks git once for
-        # each file that it writes, which doubles the time, and of a changed checkout it would record a commit
-        # that exists in that clone alone. `source.origin` tells what can be known. Hidden from Copier only,
-        # and not by an empty PATH, which is the current folder.
+        # Hide git from Copier, so that it takes the template for a plain folder. With git it clones the
+        # template and calls git for each file that it writes, which doubles the time, and for a changed
+        # checkout it records a commit that exists in that clone alone. `source.origin` provides the origin
+        # instead. PATH is not empty, because an empty PATH means the current folder.
         with plumbum.local.env(PATH=os.devnull):
             worker = copier.run_copy(
                 str(root),
@@ -70,12 +71,12 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
                 data={**given, "_template_origin": source.origin(root)},
                 defaults=not ask,
                 quiet=True,
-                # Not the user's own: its `defaults` would answer questions behind the command line's back,
-                # and the same command would make different projects on two machines.
+                # Not the user's settings: their `defaults` would answer questions, and the same command would
+                # give different projects on two machines.
                 settings=copier.Settings(),
             )
     except KeyboardInterrupt:
-        # Copier's own class for it is a CopierError as well, which must not be taken for one below.
+        # Copier's subclass of KeyboardInterrupt is a CopierError too, which is handled below.
         raise
     except jinja2.TemplateError as error:
         where = (
@@ -83,21 +84,21 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
         )
         raise TemplateFault(
             f"The template cannot be rendered: {where}{error}\n"
-            "This is a fault of the template, not of your answers; --debug shows where it lies."
+            "This is a fault of the template, not of your answers; --debug prints the traceback."
         ) from error
     except copier.errors.CopierError as error:
         raise TemplateFault(f"Copier refuses the template: {error}") from error
     except ValueError as error:
-        # An answer that was asked for, not given, and that the questions could not check beforehand.
+        # An answer typed at Copier's prompt, which could not be checked beforehand.
         raise BadInput(str(error)) from error
     return dict(worker.answers.user)
 
 
 def load_hook(root: Path, name: str) -> Any:
-    """Import hooks/`name`.py, which is a script beside the template rather than a module of this package."""
+    """Import hooks/`name`.py of the template at `root`, a script outside this package."""
     spec = importlib.util.spec_from_file_location(f"scaffold_hook_{name}", root / "hooks" / f"{name}.py")
     if spec is None or spec.loader is None:
-        raise ScaffoldError(f"This installation of scaffold has lost its hook {name}. Install it again.")
+        raise ScaffoldError(f"The hook {name} of this installation is missing. Reinstall scaffold.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -105,12 +106,12 @@ def load_hook(root: Path, name: str) -> Any:
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Yield a folder to make the project in: it becomes `target` if the block ends well, else it vanishes."""
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolving would replace a link by what it points at
+    """Yield a path to render to; move the result to `target`, or delete it if the block raises."""
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - `resolve` would follow links
     ground = next(folder for folder in (target, *target.parents) if folder.is_dir())
     staging = ground / f"{STAGING}{os.urandom(4).hex()}"
     try:
-        # A folder in a folder, for the inner one gets the user's own mode, as `mkdir` would give it.
+        # Two levels: the outer folder is private, the inner one gets the mode of the user's umask.
         staging.mkdir(mode=0o700)
         made = staging / target.name
         yield made
@@ -121,7 +122,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Move the project to `target`, all of it or nothing."""
+    """Move the project to `target`, the whole of it or nothing."""
     with _undisturbed():
         try:
             if target.exists():
@@ -130,7 +131,7 @@ def _put_in_place(made: Path, target: Path) -> None:
                 _move_whole(made, target)
         except OSError as error:
             raise BadInput(
-                f"The project cannot be put at {target}: {error.strerror}. Name another folder."
+                f"Cannot move the project to {target}: {error.strerror}. Name another folder."
             ) from error
 
 
@@ -147,12 +148,12 @@ def _move_whole(made: Path, target: Path) -> None:
 
 
 def _move_entries(made: Path, target: Path) -> None:
-    """Fill a folder that exists: it may be a mount point, or somebody's current one, so it stays."""
+    """Fill a folder that exists, without replacing it: it may be a mount point or a current directory."""
     moved: list[Path] = []
     try:
         for entry in target.iterdir():
             if entry != made.parent:
-                raise FileExistsError(errno.EEXIST, f"{entry.name} has appeared there meanwhile")
+                raise FileExistsError(errno.EEXIST, f"{entry.name} has appeared there since the check")
         for entry in made.iterdir():
             moved.append(entry.rename(target / entry.name))
     except OSError:
@@ -163,7 +164,7 @@ def _move_entries(made: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and its kin back until a short piece of work is whole."""
+    """Block SIGINT, SIGTERM and SIGHUP inside the block; they arrive after it."""
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -173,7 +174,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def temporary_render(root: Path, given: Mapping[str, Any]) -> list[Path]:
-    """Return the files that a render with these answers would write, relative to the project."""
+    """Render to a temporary folder; return the paths of the files, relative to the project."""
     with tempfile.TemporaryDirectory(prefix="scaffold-") as folder:
         project = Path(folder) / "project"
         render(root, project, given)

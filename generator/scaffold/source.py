@@ -1,6 +1,6 @@
-"""Where the template lies, and what a project records about where it came from.
+"""Locate the template, and describe the origin that a project records.
 
-The template is the checkout that this file belongs to, or `_template/` inside an installed wheel.
+The template is the checkout that holds this file, or `_template/` of an installed wheel.
 """
 
 import importlib.metadata
@@ -20,18 +20,18 @@ def template_root() -> Path:
     for root in (PACKED, CHECKOUT):
         if (root / "copier.yml").is_file():
             return root
-    raise ScaffoldError("This installation of scaffold has lost its template. Install it again.")
+    raise ScaffoldError("The template of this installation is missing. Reinstall scaffold.")
 
 
 def origin(root: Path) -> dict[str, str]:
-    """Return what `copier update` needs to find this template again, as far as it can be known.
+    """Return the lines of the answers file from which `copier update` finds this template again.
 
-    Copier is shown a plain folder (see render.py), so it cannot tell; this is laid over what it would record.
-    A wheel names the public repository and the tag of its release; a checkout, itself and its last commit.
+    They replace those of Copier, which takes the template for a plain folder (see render.py). A wheel gives
+    the public repository and the tag of the release, a checkout its folder and last commit, all else nothing.
     """
     if root == PACKED:
         url = _source_url()
-        # A development version has no tag, so there is nothing that an update could compare with.
+        # A development version has no tag, so an update could not render it again.
         released = not any(mark in __version__ for mark in ("dev", "+"))
         return {"_src_path": url, "_commit": f"v{__version__}"} if url and released else {}
     commit = _git(root, "describe", "--tags", "--always") if is_repository(root) else None
@@ -39,13 +39,13 @@ def origin(root: Path) -> dict[str, str]:
 
 
 def is_repository(root: Path) -> bool:
-    """Tell whether `root` is the top of a git work tree, not merely inside somebody else's."""
+    """Tell whether `root` is the top of a git work tree."""
     top = _git(root, "rev-parse", "--show-toplevel")
     return top is not None and Path(top).resolve() == root.resolve()
 
 
 def has_uncommitted_changes(root: Path) -> bool:
-    """Tell whether a render of this checkout differs from the commit that the project will name."""
+    """Tell whether the template differs from the last commit of its checkout."""
     return bool(is_repository(root) and _git(root, "status", "--porcelain", "--", "copier.yml", "template"))
 
 
@@ -59,8 +59,8 @@ def _source_url() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git says, or None: no git, no repository, no commit, or no trust in who owns the folder."""
-    # Inside a git hook these would point at the repository that is being committed to, whatever the folder.
+    """Return the output of git; None without git, repository or commit, or if git distrusts the owner."""
+    # A git hook sets these variables, and they override `cwd`.
     elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:

@@ -1,16 +1,9 @@
-{% if profile.replication == 'single-writer' %}
-"""A time limit on COMMIT that holds where the server keeps none.
+"""Time limits that hold where the server keeps none: when one expires, the connection's socket is shut down.
 
-A commit that waits for another node to confirm it is ended by no timeout of the server; a cancel request makes it answer that all
-is well though nobody confirmed. What is left is to hang up, and the caller learns that the outcome is not known.
+A node that is frozen, or that waits for other nodes to confirm a commit, sends no answer, and no timeout of the server
+ends the wait. After the shutdown the driver reports a lost connection: the work runs again on another node, or its
+caller gets an AmbiguousCommit.
 """
-{% else %}
-"""A time limit on every answer that holds where the server keeps none.
-
-A node that is stopped in its tracks, or that waits for a majority which is gone, answers nothing, and no timeout of its own ends
-that. What is left is to hang up: then the work goes to another node, or its caller learns that the outcome is not known.
-"""
-{% endif %}
 
 import os
 import socket
@@ -20,14 +13,14 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 
 TICK = 0.1
-"""Seconds between two looks at the clock: how late the limit may come."""
+"""Seconds between two checks of the clock; a limit expires at most this much too late."""
 
 IDLE = 10.0
-"""Seconds after which a thread that has nothing to watch ends."""
+"""Seconds without a limit after which the thread ends."""
 
 
 class Deadlines:
-    """Hangs up on connections whose time is over. Thread-safe; one thread for all of them, while there are any."""
+    """Watch connections and shut down those whose limit expired. Thread-safe; one thread watches all of them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -36,14 +29,19 @@ class Deadlines:
 
     @contextmanager
     def limit(self, descriptor: int, seconds: float) -> Iterator[None]:
-        """Hang up on a connection, given by its file descriptor, if the block takes longer than `seconds`; 0 means never."""
+        """Shut a connection down if the block takes longer than `seconds`.
+
+        Args:
+            descriptor: file descriptor of the connection's socket.
+            seconds: the limit; 0 disables it.
+        """
         if not seconds:
             yield
             return
         ticket = object()
         with self._lock:
             self._watched[ticket] = time.monotonic() + seconds, descriptor
-            # Dead after a fork as well.
+            # After a fork the thread is not alive either.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = Thread(target=self._watch, name="deadlines", daemon=True)
                 self._thread.start()
@@ -58,12 +56,12 @@ class Deadlines:
         while True:
             time.sleep(TICK)
             now = time.monotonic()
-            # Under the lock: a connection whose block has ended may be closed, and its descriptor somebody else's.
+            # Under the lock, because after the block a connection may be closed and its descriptor in use again.
             with self._lock:
                 for ticket, (deadline, descriptor) in list(self._watched.items()):
                     if now > deadline:
                         del self._watched[ticket]
-                        _hang_up(descriptor)
+                        _shut_down(descriptor)
                 if self._watched:
                     busy = now
                 elif now - busy > IDLE:
@@ -71,10 +69,10 @@ class Deadlines:
                     return
 
 
-def _hang_up(descriptor: int) -> None:
+def _shut_down(descriptor: int) -> None:
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
 
 deadlines = Deadlines()
-"""Of this process."""
+"""Watcher of all connections of this process."""

@@ -1,24 +1,85 @@
-"""A PostgreSQL writer and its readers, as the application and its operations have to treat them.
+"""A PostgreSQL writer and its readers, as the running application has to treat them.
 
-One node takes writes; the others repeat its log, a moment later, and refuse to write. Which one is the writer changes at a
-failover. SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+One node takes writes; the others replay its WAL a moment later and refuse writes. A failover makes another node the
+writer.
 """
 
-import re
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
 
 from sqlalchemy import Connection
 
+from ..settings import Settings
+from .base import BaseBackend
+from .deadline import deadlines
+from .errors import DistributedSQLError
+from .replicas import ReplicaRouter, remember_write
+from .routing import Route as BaseRoute
+from .routing import RouteOptions as BaseRouteOptions
+
 IsolationLevel: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-"""The levels that a unit of work may ask for."""
+"""Isolation levels that a unit of work may ask for."""
 
-ISOLATION: IsolationLevel = "READ COMMITTED"
-"""Of a unit of work that asks for nothing else."""
 
-HISTORY_IS_SHARED = True
-"""What became of a COMMIT that was not answered, the present writer knows, whoever was asked."""
+class RouteOptions(BaseRouteOptions, total=False):
+    """Options of `Database.using`; an option that is not given keeps its value."""
 
-COPY = True
-"""Whether there is COPY FROM STDIN."""
+    isolation_level: IsolationLevel | None
+    """Isolation level; None: READ COMMITTED. REPEATABLE READ gives a read one snapshot."""
+    max_lag: float | None
+    """Seconds that a reader may be behind; None: any number."""
 
-{% include 'template/postgresql/backend.py' %}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route(BaseRoute):
+    """Options in force for a unit of work; see `RouteOptions`."""
+
+    max_lag: float | None = None
+
+
+class Backend(BaseBackend[Route]):
+    """One writer and its readers."""
+
+    def __init__(self, *, read_wait: float = 0.1, max_lag: float | None = None, commit_timeout: float = 5.0) -> None:
+        """Create the backend. Durations are in seconds.
+
+        Args:
+            read_wait: time that a reader gets to replay what was written here before the writer answers instead.
+            max_lag: how far a reader may be behind where a read names nothing else; None: any distance.
+            commit_timeout: longest COMMIT; no timeout of the server ends one that waits for a standby.
+        """
+        self._read_wait = read_wait
+        self._max_lag = max_lag
+        self._commit_timeout = commit_timeout
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Create the backend as the settings describe it."""
+        return cls(read_wait=settings.read_wait, max_lag=settings.max_lag, commit_timeout=settings.commit_timeout)
+
+    def default_route(self) -> Route:
+        """Return the options of a unit of work that names none."""
+        return Route(max_lag=self._max_lag)
+
+    def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> ReplicaRouter:
+        """Create a router that sends writes to the writer and reads to the readers."""
+        self._router = ReplicaRouter(nodes, preferred_node=preferred_node, cooldown=cooldown, wait=self._read_wait)
+        return self._router
+
+    def refusal(self, connection: Connection, node: str, route: Route) -> DistributedSQLError | None:
+        """Return the reason why a node cannot do this work: it is a reader, or too far behind."""
+        return self._router.refusal(connection, node, readonly=route.readonly, max_lag=route.max_lag)
+
+    @contextmanager
+    def committing(self, connection: Connection, *, readonly: bool, in_doubt: bool) -> Iterator[None]:
+        """Limit the time of COMMIT and take a token of the write."""
+        if in_doubt:
+            # Only a commit that writes can prove that the rows found here survive: a standby has to confirm it.
+            connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'settled', '')")
+        driver_connection: Any = connection.connection.driver_connection
+        with deadlines.limit(driver_connection.fileno(), self._commit_timeout):
+            yield
+        if not readonly:
+            remember_write(connection)

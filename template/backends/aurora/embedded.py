@@ -1,8 +1,7 @@
-"""How three plain PostgreSQL servers become a writer and two readers.
+"""Three plain PostgreSQL servers as a writer and two streaming replicas.
 
-The readers are copies of the writer that repeat its log. Whether a server is one of them is written in its data directory
-(`standby.signal`), and a promotion deletes that. So a server that says it is a writer while a later one exists is a former
-writer: it is rewound and follows the new one before it takes a single write.
+The data directory of a reader holds `standby.signal`, which a promotion deletes. A server without that file is a former
+writer if another such server has a later timeline: it is rewound and follows the new writer before it takes writes.
 """
 
 import os
@@ -15,41 +14,39 @@ from psycopg import sql
 
 from . import ClusterError
 from .nodes import DATABASE, NODES, Node, find_node
-from .processes import Processes, State
+from .process_cluster import ClusterState, ProcessCluster
 from .server import Server
 
 STREAMING_TIMEOUT = 20.0
-"""Seconds that the readers get to follow the writer; they need 0.3."""
+"""Seconds until all readers must follow the writer; they need 0.3."""
 
 QUORUM = "ANY 1 (n1, n2, n3)"
-"""A commit is answered when one more node has it. Aurora's storage does the same in its own way."""
+"""Nodes that a commit waits for: one more node, as Aurora waits for a quorum of its storage."""
 
 
-class Embedded(Processes):
+class Embedded(ProcessCluster):
     """The writer and its readers as processes of this machine."""
-
-    kind = "embedded"
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
-            # Whoever is the writer is found by asking; so a reader needs no new settings at a failover.
+            # The service leads to the present writer, so a reader needs no new settings after a failover.
             "primary_conninfo": "service=writer",
             "synchronous_standby_names": os.environ.get("SYNCHRONOUS_STANDBY_NAMES", QUORUM),
             "wal_level": "replica",
-            # Without slots: enough for a reader that is away for a while.
+            # Enough, without replication slots, for a reader that is down for a while.
             "wal_keep_size": "256MB",
             "max_wal_size": "512MB",
-            # The default of 5 s is how long a reader waits before it looks for the new writer.
+            # Delay before a reader looks for the new writer; the default is 5 s.
             "wal_retrieve_retry_interval": "200ms",
             "hot_standby_feedback": "on",
             # pg_rewind needs both.
             "full_page_writes": "on",
             "wal_log_hints": "on",
-            # A writer that is cut off says nothing, for 60 s by default.
+            # Time until a reader notices a writer that is cut off; the default is 60 s.
             "wal_receiver_timeout": "5s",
         }
 
-    def _services(self, state: State) -> str:
+    def _services(self, state: ClusterState) -> str:
         ports = ",".join(str(port) for port in state.ports.values())
         hosts = ",".join("127.0.0.1" for _ in state.ports)
         return super()._services(state) + (
@@ -58,7 +55,7 @@ class Embedded(Processes):
         )
 
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        # Whether a reader follows the writer is shown to no one else.
+        # Other roles do not see whether a reader follows the writer.
         connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(DATABASE)))
 
     def _clone(self, first: Server, others: Sequence[Server]) -> None:
@@ -68,62 +65,60 @@ class Embedded(Processes):
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         deadline = time.monotonic() + STREAMING_TIMEOUT
-        writer = next(dsn for dsn in nodes.values() if not _ask(dsn, "SELECT pg_is_in_recovery()"))
-        while _ask(writer, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != len(nodes) - 1:
+        writer = next(dsn for dsn in nodes.values() if not _query(dsn, "SELECT pg_is_in_recovery()"))
+        while _query(writer, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != len(nodes) - 1:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the readers do not follow the writer after {STREAMING_TIMEOUT:.0f} s; see their logs in {self._data}"
+                    f"the readers do not follow the writer after {STREAMING_TIMEOUT} s; see their logs in {self._data}"
                 )
             time.sleep(0.01)
 
-    def _start(self, state: State, nodes: Sequence[Node]) -> None:
-        former = self._former_writers(state)
-        writer = self._writer(state)
-        returning = [
+    def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
+        former, writer = self._former_writers(state), self._writer(state)
+        diverged = [
             node
             for node in nodes
-            if node in former or (writer and _has_strayed(self._server(state, node), self._server(state, writer)))
+            if node in former or (writer and _is_ahead(self._server(state, node), self._server(state, writer)))
         ]
-        super()._start(state, [node for node in nodes if node not in returning])
-        for node in returning:
-            self._rejoin(state, node)
-        super()._start(state, returning)
+        super()._start(state, [node for node in nodes if node not in diverged])
+        for node in diverged:
+            self._rewind(state, node)
+        super()._start(state, diverged)
 
     def rejoin_node(self, name: str) -> None:
-        """Let one node follow the present writer, whatever it was before: what only it has written is lost."""
+        """Make one node a reader of the present writer; the writes that only this node has are lost."""
         with self._locked():
             state, node = self._existing(), find_node(name)
             self._stop(state, [node], signal.SIGINT)
-            self._rejoin(state, node)
+            self._rewind(state, node)
             super()._start(state, [node])
-            self._publish()
+            self._write_env()
 
-    def _role(self, state: State, node: Node) -> str:
+    def _role(self, state: ClusterState, node: Node) -> str:
         if _is_reader(self._server(state, node)):
             return "reader"
         return "former writer" if node in self._former_writers(state) else "writer"
 
-    def _former_writers(self, state: State) -> list[Node]:
-        """The nodes that were the writer until another one was promoted."""
-        claims = self._claims(state)
-        newest = max(claims.values(), default=0)
-        return [node for node, timeline in claims.items() if timeline < newest]
-
-    def _writer(self, state: State, *, but: Node | None = None) -> Node | None:
-        """The node that was promoted last, running or not, if need be but for one; None before the first one is made."""
-        claims = {node: timeline for node, timeline in self._claims(state).items() if node != but}
-        return max(claims, key=lambda node: claims[node]) if claims else None
-
-    def _claims(self, state: State) -> dict[Node, int]:
-        """The nodes whose data say that they are the writer, with their timelines."""
+    def _timelines(self, state: ClusterState) -> dict[Node, int]:
+        """Return the timeline of each node whose data is that of a writer, present or former."""
         return {
             node: _timeline(server)
             for node in NODES
             if (server := self._server(state, node)).data.exists() and not _is_reader(server)
         }
 
-    def _rejoin(self, state: State, node: Node) -> None:
-        """Make a reader of a stopped node that may have what the writer never had: take that back, and follow.
+    def _writer(self, state: ClusterState, *, but: Node | None = None) -> Node | None:
+        """Return the node that was promoted last, running or not, without regard to `but`; None if there is none."""
+        timelines = {node: timeline for node, timeline in self._timelines(state).items() if node != but}
+        return max(timelines, key=lambda node: timelines[node], default=None)
+
+    def _former_writers(self, state: ClusterState) -> list[Node]:
+        """Return the nodes that were the writer until another node was promoted."""
+        timelines = self._timelines(state)
+        return [node for node, timeline in timelines.items() if timeline < max(timelines.values())]
+
+    def _rewind(self, state: ClusterState, node: Node) -> None:
+        """Make a stopped node a reader: undo the writes that the present writer never had, or copy the writer.
 
         Raises:
             ClusterError: there is no writer to follow.
@@ -132,17 +127,17 @@ class Embedded(Processes):
         if writer is None:
             raise ClusterError(f"There is no other node that takes writes, so {node.name} has nobody to follow.")
         try:
-            server.tool("pg_rewind", "--target-pgdata", str(server.data), "--source-server", "service=writer")
+            server.run("pg_rewind", "--target-pgdata", str(server.data), "--source-server", "service=writer")
         except ClusterError:
-            # What it would take to go back is gone, or never was.
-            server.replace_by(
-                lambda fresh: server.tool(
+            # The WAL that pg_rewind needs is gone, or the data directories are unrelated.
+            server.replace_data(
+                lambda fresh: server.run(
                     *("pg_basebackup", "--pgdata", str(fresh)), *("--dbname", "service=writer", "--checkpoint", "fast")
                 )
             )
         _make_reader(server)
-        # It answers once it has repeated one more record, for which an idle writer can take 15 s.
-        _ask(self._dsn(state, writer), "SELECT pg_log_standby_snapshot()::text")
+        # The reader accepts connections when it has replayed one more record; an idle writer may write none for 15 s.
+        _query(self._dsn(state, writer), "SELECT pg_log_standby_snapshot()::text")
 
 
 def _is_reader(server: Server) -> bool:
@@ -150,33 +145,33 @@ def _is_reader(server: Server) -> bool:
 
 
 def _make_reader(server: Server) -> None:
-    mark = server.data / "standby.signal"
-    mark.touch(mode=0o600)
-    server.give(mark)
+    file = server.data / "standby.signal"
+    file.touch(mode=0o600)
+    server.chown(file)
 
 
 def _timeline(server: Server) -> int:
-    """How many promotions lie behind a server, plus one: each leaves a file named by the timeline it began."""
+    """Return the timeline of a server: each promotion begins one and writes a file named after it."""
     return max((int(path.stem, 16) for path in (server.data / "pg_wal").glob("*.history")), default=1)
 
 
-def _has_strayed(reader: Server, writer: Server) -> bool:
-    """Whether a stopped reader has what the writer never had: it had received more when the writer was promoted.
+def _is_ahead(reader: Server, writer: Server) -> bool:
+    """Return whether a stopped reader has WAL that the writer did not have when it was promoted.
 
-    PostgreSQL can miss this itself when it starts after a crash, and follow with rows that exist nowhere else.
+    PostgreSQL can miss this when it starts after a crash, and then follow with rows that exist on no other node.
     """
     if not reader.data.exists() or reader.data == writer.data:
         return False
     history = writer.data / "pg_wal" / f"{_timeline(writer):08X}.history"
-    # Lists each earlier timeline and where it was left; there is none before the first promotion.
+    # The file lists each earlier timeline and the position of its end; before the first promotion there is no file.
     lines = history.read_text().splitlines() if history.exists() else []
     return any(_went_past(reader, *line.split()[:2]) for line in lines if line.strip() and not line.startswith("#"))
 
 
 def _went_past(reader: Server, timeline: str, position: str) -> bool:
-    """Whether a reader's recovery starts after a position in the log, or has a record to repeat there."""
+    """Return whether a reader starts its recovery after a WAL position, or has a record to replay there."""
     control = dict(
-        line.split(":", 1) for line in reader.tool("pg_controldata", "-D", str(reader.data)).splitlines() if ":" in line
+        line.split(":", 1) for line in reader.run("pg_controldata", "-D", str(reader.data)).splitlines() if ":" in line
     )
     redo = control["Latest checkpoint's REDO location"].strip()
     if control["Latest checkpoint's TimeLineID"].strip() == timeline and _bytes(redo) > _bytes(position):
@@ -188,7 +183,7 @@ def _went_past(reader: Server, timeline: str, position: str) -> bool:
     if not segment.exists():
         return False
     try:
-        reader.tool(
+        reader.run(
             *("pg_waldump", "--path", str(segment.parent), "--timeline", timeline),
             *("--start", position, "--limit", "1", "--quiet"),
         )
@@ -202,7 +197,7 @@ def _bytes(position: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
-def _ask(dsn: str, query: str) -> object:
+def _query(dsn: str, query: str) -> object:
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute(query.encode()).fetchone()
     return row[0] if row else None

@@ -1,173 +1,121 @@
-"""The writer and its readers, as operations see them: who is which, who follows whom, and a fence over all of them."""
+"""The writer and its readers as the operations see them: their roles, their links, and how to wait for a reader."""
 
-import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from sqlalchemy import Connection, text
-from sqlalchemy.schema import DropSchema
+from typer import Typer
 
-SYSTEM_SCHEMAS: frozenset[str] = frozenset()
-"""Schemas that belong to the cluster's software: there is none."""
+from .base import BaseTopology, Link, TopologyError
 
-POLL = 0.001
-"""Seconds between two looks at the progress of a reader; repeating a small transaction takes about a quarter of that."""
-
-PATIENCE = 30.0
-"""Seconds that a schema change may take to arrive; a link that is known to be broken is reported at once."""
+POLL_INTERVAL = 0.001
+"""Seconds between two samples of a reader's progress; replaying a small transaction takes about a quarter of that."""
 
 
-class TopologyError(Exception):
-    """The cluster is not what it should be; the message names the nodes and the cause."""
+class Topology(BaseTopology):
+    """One writer, whose changes the readers replay."""
 
+    unlogged_tables = "no reader has its rows, and a failover empties it"
+    refused = (
+        (r"ALTER SYSTEM\b", "settings belong to one server"),
+        (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "readers do not get the rows of an UNLOGGED table"),
+    )
 
-@dataclass(frozen=True)
-class Link:
-    """A reader and the writer it should follow."""
+    def writers(self) -> list[str]:
+        """Return the nodes that take writes: one, if all is well."""
+        in_recovery = text("SELECT pg_is_in_recovery()")
+        return [node for node, connection in self.connections.items() if not connection.scalar(in_recovery)]
 
-    origin: str
-    receiver: str
-    state: str
-    """`streaming`, or what it does instead."""
+    def writer(self) -> str:
+        """Return the one node that takes writes.
 
-    @property
-    def is_up(self) -> bool:
-        """Whether changes flow, as far as both ends know."""
-        return self.state == "streaming"
+        Raises:
+            TopologyError: there is none, or more than one.
+        """
+        found = self.writers()
+        if not found:
+            readers = " and ".join(self.connections)
+            raise TopologyError(f"no node takes writes: {readers} are readers. Promote one with `failover`")
+        if len(found) > 1:
+            raise TopologyError(
+                f"{' and '.join(found)} both take writes, and their timelines diverge. Decide which one is right, stop "
+                "the other, and bring it back with `rejoin`: what only the other has is lost"
+            )
+        return found[0]
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether it does not come back by waiting."""
-        return self.state.startswith(("paused", "left behind"))
+    def ddl_nodes(self) -> list[str]:
+        """Return the writer, whose changes the readers replay."""
+        return [self.writer()]
 
-    def __str__(self) -> str:
-        return f"{self.origin}→{self.receiver} {self.state}"
+    def receivers(self, node: str) -> list[str]:
+        """Return every node."""
+        return list(self.connections)
 
+    def links(self) -> list[Link]:
+        """Return the link of every reader to the writer, with its state."""
+        writer = self.writer()
+        timeline = int(self.connections[writer].scalar(text(_TIMELINE)) or "0", 16)
+        sent = {row.application_name: row.state for row in self.connections[writer].execute(text(_SENT))}
+        return [
+            _link(writer, reader, connection, sent, timeline)
+            for reader, connection in self.connections.items()
+            if reader != writer
+        ]
 
-def writers(connections: Mapping[str, Connection]) -> list[str]:
-    """The nodes that take writes: one, if all is well."""
-    return [
-        node for node, connection in connections.items() if not connection.scalar(text("SELECT pg_is_in_recovery()"))
-    ]
+    def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
+        """Wait until everything committed before the call is visible on every node."""
+        next_check = time.monotonic() + min(timeout, 0.5)
+        deadline = time.monotonic() + timeout
+        writer = self.writer()
+        # A new transaction comes after all others, so a snapshot that has it has them. Aurora's readers, which receive
+        # no WAL, can answer this too.
+        last = self.connections[writer].scalar(text("SELECT pg_current_xact_id()::text"))
+        waiting = [reader for reader in self.connections if reader != writer]
+        seen = text("SELECT pg_visible_in_snapshot(CAST(:last AS xid8), pg_current_snapshot())")
+        while waiting := [node for node in waiting if not self.connections[node].scalar(seen, {"last": last})]:
+            now = time.monotonic()
+            if now > next_check:
+                next_check = now + 0.5
+                late = [link for link in self.links() if link.receiver in waiting]
+                if now > deadline or any(link.is_lost for link in late):
+                    raise TopologyError("not replayed: " + ", ".join(map(str, late)))
+            time.sleep(POLL_INTERVAL)
 
+    def wait_for_ddl(self) -> None:
+        """Wait until every reader has replayed the schema changes made so far."""
+        self.wait_for_catchup(timeout=self.ddl_timeout)
 
-def the_writer(connections: Mapping[str, Connection]) -> str:
-    """The one node that takes writes.
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the commands that change which node is the writer."""
+        from .commands import failover, rejoin
 
-    Raises:
-        TopologyError: there is none, or more than one.
-    """
-    found = writers(connections)
-    if not found:
-        raise TopologyError(
-            f"no node takes writes: {' and '.join(connections)} are readers. Promote one with `failover`"
-        )
-    if len(found) > 1:
-        raise TopologyError(
-            f"{' and '.join(found)} both take writes, and each goes its own way. Decide which one is right, stop the other, "
-            "and bring it back with `rejoin`: what only it has is lost"
-        )
-    return found[0]
-
-
-def schema_nodes(connections: Mapping[str, Connection]) -> list[str]:
-    """Where a change of the schema has to be run: on the writer, which the readers repeat."""
-    return [the_writer(connections)]
-
-
-def settle(connections: Mapping[str, Connection]) -> None:
-    """Return when every node has what changed in the schema.
-
-    Raises:
-        TopologyError: a reader does not follow.
-    """
-    fence(connections, timeout=PATIENCE)
-
-
-def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
-    """Remove a schema, with all that is in it, from every node.
-
-    Raises:
-        TopologyError: a reader does not follow.
-    """
-    connections[the_writer(connections)].execute(DropSchema(schema, cascade=True, if_exists=True))
-    settle(connections)
-
-
-def node_number(connection: Connection) -> int:
-    """The number of a node, for keys that carry one: the same for all, since only one of them makes keys."""
-    return 1
-
-
-def links(connections: Mapping[str, Connection]) -> list[Link]:
-    """Every reader's link to the writer, with its state."""
-    writer = the_writer(connections)
-    timeline = int(connections[writer].scalar(text(_TIMELINE)) or "0", 16)
-    sent = {row.application_name: row.state for row in connections[writer].execute(text(_SENT))}
-    return [
-        Link(writer, reader, _state(connection, sent, timeline))
-        for reader, connection in connections.items()
-        if reader != writer
-    ]
-
-
-def fence(connections: Mapping[str, Connection], *, timeout: float = 10.0) -> None:
-    """Return when all that was committed before the call is visible on every node.
-
-    Raises:
-        TopologyError: not within `timeout` seconds, or there is not exactly one writer.
-    """
-    look = time.monotonic() + min(timeout, 0.5)
-    deadline = time.monotonic() + timeout
-    writer = the_writer(connections)
-    # A transaction of its own, behind all others: whoever sees it sees them. Aurora's readers, which get no log, can say so too.
-    last = connections[writer].scalar(text("SELECT pg_current_xact_id()::text"))
-    waiting = [reader for reader in connections if reader != writer]
-    seen = text("SELECT pg_visible_in_snapshot(CAST(:last AS xid8), pg_current_snapshot())")
-    while waiting := [reader for reader in waiting if not connections[reader].scalar(seen, {"last": last})]:
-        now = time.monotonic()
-        if now > look:
-            look = now + 0.5
-            late = [link for link in links(connections) if link.receiver in waiting]
-            if now > deadline or any(link.is_lost for link in late):
-                raise TopologyError("not replayed: " + ", ".join(map(str, late)))
-        time.sleep(POLL)
+        app.command()(failover)
+        app.command()(rejoin)
 
 
 def is_aurora(connection: Connection) -> bool:
-    """Whether the readers share the writer's storage instead of receiving its log."""
+    """Return whether the readers share the writer's storage instead of receiving its WAL."""
     return connection.scalar(text("SELECT to_regprocedure('aurora_version()') IS NOT NULL")) is True
 
 
-def unreplicable_tables(connection: Connection) -> list[tuple[str, str]]:
-    """The tables that only the writer can read, each with the reason."""
-    return [
-        (name, "it is UNLOGGED: no reader has its rows, and a failover empties it")
-        for name in connection.scalars(text(_UNLOGGED))
-    ]
+def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, str], timeline: int) -> Link:
+    """Return a reader's link, judged from both ends: one that follows another node looks well from its own end."""
+    found = connection.execute(text(_RECEIVED)).one()
+    if found.paused:
+        return Link(writer, reader, "paused: its replay was stopped by hand", is_up=False, is_lost=True)
+    if found.timeline is not None and found.timeline < timeline:
+        # Both ends may call it streaming, again and again for a moment.
+        behind = f"left behind on timeline {found.timeline} of {timeline}: it is ahead of where the writer was promoted"
+        return Link(writer, reader, behind, is_up=False, is_lost=True)
+    if found.status != "streaming":
+        return Link(writer, reader, found.status or "not streaming", is_up=False)
+    # A WAL receiver introduces itself by its server's cluster_name, if that is set.
+    state = sent.get(found.name or "walreceiver", "follows another node")
+    return Link(writer, reader, state, is_up=state == "streaming")
 
 
-def refusal(statement: str) -> str | None:
-    """Why a migration must not contain `statement`: what no reader repeats; None if it may.
-
-    Args:
-        statement: SQL without comments and literals, in upper case, with single spaces.
-    """
-    for pattern, reason in _REFUSED:
-        if re.match(pattern, statement):
-            return reason
-    return None
-
-
-_REFUSED = (
-    (r"ALTER SYSTEM\b", "settings are a matter of one server"),
-    (r"CREATE UNLOGGED ", "rows of an UNLOGGED table are not in the log that the readers repeat"),
-    (r"ALTER TABLE .*SET UNLOGGED\b", "rows of an UNLOGGED table are not in the log that the readers repeat"),
-)
-
-# The first eight digits of a log file's name.
+# The first eight digits of a WAL file's name.
 _TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
 
 _SENT = "SELECT application_name, state FROM pg_stat_replication"
@@ -178,29 +126,3 @@ _RECEIVED = """
            (SELECT status FROM pg_stat_wal_receiver) AS status,
            (SELECT received_tli FROM pg_stat_wal_receiver) AS timeline
 """
-
-_UNLOGGED = """
-    SELECT n.nspname || '.' || c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-    ORDER BY 1
-"""
-
-
-def _state(reader: Connection, sent: Mapping[str, str], timeline: int) -> str:
-    """What both ends say; a reader that follows somebody else looks well from its own end only."""
-    found = reader.execute(text(_RECEIVED)).one()
-    if found.paused:
-        return "paused: its replay was stopped by hand"
-    if found.timeline is not None and found.timeline < timeline:
-        # It may look well from both ends, again and again for a moment.
-        return (
-            f"left behind on timeline {found.timeline} of {timeline}: it went further than the writer that was promoted"
-        )
-    if found.status != "streaming":
-        return found.status or "not streaming"
-    # A receiver introduces itself by its server's cluster_name, if that has one.
-    return sent.get(found.name or "walreceiver", "follows another node")
-
-
-{% include 'template/postgresql/alone.py' %}

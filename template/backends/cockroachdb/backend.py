@@ -1,66 +1,124 @@
-"""CockroachDB, as the application and its operations have to treat it.
+"""CockroachDB, as the running application has to treat it.
 
-One database is spread over all nodes, and every node serves all of it. Transactions are SERIALIZABLE: who loses a race is told so
-(40001), perhaps only by COMMIT. Codes: https://www.cockroachlabs.com/docs/stable/common-errors, and those of PostgreSQL.
+One database is spread over all nodes, and every node serves all of it. Transactions are SERIALIZABLE: the loser of a
+race gets 40001, perhaps only from COMMIT. SQLSTATEs: https://www.cockroachlabs.com/docs/stable/common-errors
 """
 
+import logging
+import random
 import re
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, TypeAlias
 
-from sqlalchemy import Connection
+from sqlalchemy import Engine
+
+from ..limits import PoolLimits, Timeouts
+from ..settings import Settings
+from .base import BaseBackend
+from .connection import prepare
+from .errors import MisuseError
+from .routing import Route as BaseRoute
+from .routing import RouteOptions as BaseRouteOptions
+from .routing import Router
+
+logger = logging.getLogger(__name__)
 
 IsolationLevel: TypeAlias = Literal["READ COMMITTED", "SERIALIZABLE"]
-"""The levels that a unit of work may ask for. READ COMMITTED loses updates that are not locked first."""
+"""Isolation levels that a unit of work may ask for. READ COMMITTED loses updates of rows that are not locked first."""
 
-ISOLATION: IsolationLevel = "SERIALIZABLE"
-"""Of a unit of work that asks for nothing else."""
-
-HISTORY_IS_SHARED = True
-"""What became of a COMMIT that was not answered, every node knows, whoever was asked."""
-
-COPY = True
-"""Whether there is COPY FROM STDIN."""
-
-CHUNK_ROWS = 2_000
-"""How many rows of a bulk load make a transaction, if nobody says: each row is written to a majority of the nodes."""
-
-CHUNK_BYTES = 4_000_000
-"""About how many bytes of text and the like do: a transaction has to fit into commands of 64 MB, indexes included."""
-
-RETRYABLE = frozenset({"40001", "40P01"})
-"""serialization_failure ("restart transaction"); deadlock_detected comes from the local stand-in only."""
-
-AMBIGUOUS = frozenset({"40003", "08007"})
-"""statement_completion_unknown ("result is ambiguous"), transaction_resolution_unknown: also in the middle of a transaction."""
-
-UNAVAILABLE = frozenset(
-    {"08000", "08001", "08003", "08004", "08006", "53300", "57P01", "57P02", "57P03", "25P03", "58C00", "58C01"}
-)
-"""The connection is gone, the node drains or takes no more, or it does not reach a majority (58C00)."""
-
-READ_ONLY = frozenset({"25006"})
-"""read_only_sql_transaction."""
-
-ROOM_FOR_CONNECTIONS: str | None = None
-"""Nothing to ask: no node has a limit of its own. What slows the cluster down is in `PoolLimits.vcpus`."""
-
-LOGIN_REFUSED = re.compile(
-    r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
-    r"|password authentication|is not valid|NOLOGIN|certificate|identity"
-)
-"""What a server says (in English) when the same login will fail again. libpq reports no SQLSTATE for it."""
+CONNECTIONS_PER_VCPU = 4
+"""Useful number of active connections per vCPU of the cluster: more only wait for each other.
+https://www.cockroachlabs.com/docs/stable/connection-pooling"""
 
 
-def is_aborted(connection: Connection) -> bool:
-    """Whether a statement failed in the current transaction, so that COMMIT would roll it back."""
-    driver_connection = connection.connection.driver_connection
-    return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"
+class RouteOptions(BaseRouteOptions, total=False):
+    """Options of `Database.using`; an option that is not given keeps its value."""
+
+    isolation_level: IsolationLevel | None
+    """Isolation level; None: SERIALIZABLE. Without one, each statement of a read sees a snapshot of its own."""
+    stale: bool
+    """Read the database as it was about five seconds ago: the nearest replica answers, without waiting for writers."""
 
 
-def software(driver_connection: Any) -> str | None:
-    """What a server calls itself at login; None if it is no CockroachDB.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route(BaseRoute):
+    """Options in force for a unit of work; see `RouteOptions`."""
 
-    A stand-in says so in words.
-    """
-    version: str | None = driver_connection.info.parameter_status("crdb_version")
-    return version
+    stale: bool = False
+
+    @property
+    def mode(self) -> str:
+        """Access mode of the connection.
+
+        Raises:
+            MisuseError: a stale route is to be written to.
+        """
+        if not self.stale:
+            return "read" if self.readonly else "write"
+        if not self.readonly:
+            raise MisuseError("stale data can only be read: use db.using(stale=True).read(…)")
+        return "stale read"
+
+
+class Backend(BaseBackend[Route]):
+    """One database that every node serves."""
+
+    isolation_level = "SERIALIZABLE"
+    # 58C00 and 58C01: the node does not reach a majority of the replicas.
+    unavailable = BaseBackend.unavailable | {"58C00", "58C01"}
+    login_refused = re.compile(
+        f"{BaseBackend.login_refused.pattern}|password authentication|is not valid|NOLOGIN|certificate|identity"
+    )
+    # COPY takes the text format from every server of this line.
+    binary_copy = False
+    # Each row is written to a majority of the nodes; a transaction and its indexes have to fit into commands of 64 MB.
+    chunk_rows = 2_000
+    chunk_bytes = 4_000_000
+
+    def __init__(self, *, cluster_vcpus: int | None = None) -> None:
+        """Create the backend.
+
+        Args:
+            cluster_vcpus: vCPUs of all nodes together; if given, pools that are too large for them are warned of.
+        """
+        self._cluster_vcpus = cluster_vcpus
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Create the backend as the settings describe it."""
+        return cls(cluster_vcpus=settings.cluster_vcpus)
+
+    def default_route(self) -> Route:
+        """Return the options of a unit of work that names none."""
+        return Route()
+
+    def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
+        """Create a router that spreads work over all nodes."""
+        return SpreadingRouter(nodes, preferred_node=preferred_node, cooldown=cooldown)
+
+    def session_settings(self, mode: str, timeouts: Timeouts) -> dict[str, str]:
+        """Return the settings of a connection; a stale read asks for follower reads."""
+        settings = super().session_settings(mode, timeouts)
+        return settings | {"default_transaction_use_follower_reads": "on"} if mode == "stale read" else settings
+
+    def configure_engine(self, engine: Engine, node: str, *, statement_timeout: float) -> None:
+        """Let the engine's connections hang up on a silent node, and refuse servers that are not CockroachDB."""
+        prepare(engine, node, statement_timeout=statement_timeout)
+
+    def check_pool(self, engine: Engine, node: str, pool: PoolLimits, *, nodes: int) -> None:
+        """Warn of pools that together are larger than the cluster; no node has a limit of its own."""
+        most = nodes * pool.max_connections
+        if self._cluster_vcpus and most > (room := CONNECTIONS_PER_VCPU * self._cluster_vcpus):
+            self._cluster_vcpus = None
+            logger.warning(
+                "the cluster has work for %d connections, but %d process(es) may open %d: lower POOL_SIZE",
+                *(room, pool.processes, most),
+            )
+
+
+class SpreadingRouter(Router):
+    """Spread work over all nodes, because each serves everything; a preferred node or the key's node comes first."""
+
+    def _order(self, route: BaseRoute) -> list[str]:
+        return sorted(random.sample(self._nodes, len(self._nodes)), key=self._affinity(route))

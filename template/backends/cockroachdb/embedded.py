@@ -1,12 +1,13 @@
-"""The stand-in for CockroachDB: one PostgreSQL at SERIALIZABLE behind three names.
+"""The stand-in for CockroachDB: one PostgreSQL at SERIALIZABLE behind three gateways.
 
-Every node is a gateway, a small process with a port of its own that leads to the same server. So every node serves all the data,
-there is one history, a lost race is refused with the same 40001, and those who talk to a node that is stopped or killed find their
-connection broken, perhaps in the middle of a COMMIT. What it cannot show is what happens to the data when a node is lost: there is
-only one copy. `native.py` runs real nodes, if there is a program to run.
+Every node is a gateway, a small process with a port of its own that leads to the same server. So every node serves all
+data, a conflict raises the same SQLSTATE 40001, and connections break when their node is stopped or killed, perhaps in
+the middle of a COMMIT. The stand-in cannot show the loss of a node's data, because there is only one copy. `native.py`
+runs real nodes where there is a program to run.
 """
 
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,28 +16,29 @@ from pathlib import Path
 import psycopg
 
 from .daemon import Daemon
-from .native import Native, find_program
+from .native import Native
 from .nodes import NODES, Node
 from .process import Process
-from .processes import Processes, State, answers
+from .process_cluster import ClusterState, ProcessCluster
 
 SERVER = Node("server", 0, "server", 26256)
-"""The one PostgreSQL behind the nodes."""
+"""The PostgreSQL behind the nodes."""
 
 
-class Embedded(Processes):
-    """Gateways as processes of this machine, and the server behind them."""
+class Embedded(ProcessCluster):
+    """The gateways and the server behind them as processes of this machine."""
 
-    kind = "embedded"
+    preferred = (Native,)
+    node_query = "SHOW stand_in.node"
 
     @property
-    def _everything(self) -> Sequence[Node]:
+    def _stop_order(self) -> Sequence[Node]:
         return (*NODES, SERVER)
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
             "default_transaction_isolation": "serializable",
-            # Of three nodes together.
+            # For three nodes together.
             "max_connections": 300,
             "max_pred_locks_per_transaction": 256,
         }
@@ -44,73 +46,61 @@ class Embedded(Processes):
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         connection.execute(Path(__file__).with_name("stand_in.sql").read_bytes())
 
-    def _wire(self, nodes: Mapping[str, str]) -> None:
-        """Nothing to link: there is one server."""
+    def _create(self, state: ClusterState) -> None:
+        self._initialize(state, SERVER)
 
-    def _create(self) -> State:
-        state = self._new_state()
-        self._make(state, SERVER)
-        state.created = True
-        return state
-
-    def _process(self, state: State, node: Node) -> Process:
+    def _process(self, state: ClusterState, node: Node) -> Process:
         if node == SERVER:
             return self._server(state, node)
-        ports = (state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0))
-        return Gateway(node, *ports, log=self._data / f"{node.name}.log")
+        return gateway(
+            node, state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0), log=self._data / f"{node.name}.log"
+        )
 
-    def _configure(self, state: State, node: Node) -> None:
+    def _configure(self, state: ClusterState, node: Node) -> None:
         if node == SERVER:
             super()._configure(state, node)
 
-    def _start(self, state: State, nodes: Sequence[Node]) -> None:
-        if not self._server(state, SERVER).is_ready():
-            super()._start(state, [SERVER])
-        super()._start(state, [node for node in nodes if not self._process(state, node).is_ready()])
-
-
-def default_kind() -> str:
-    """The kind of cluster for who names none: real nodes where there is a program to run."""
-    return Native.kind if find_program() else Embedded.kind
+    def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
+        super()._start(state, self._not_ready(state, [SERVER]))
+        super()._start(state, self._not_ready(state, nodes))
 
 
 @dataclass(frozen=True)
 class Gateway(Daemon):
-    """A node: the program is `gateway.py`."""
+    """A node: the process that `gateway.py` runs in."""
 
-    node: Node
-    port: int
     server_port: int
-    log: Path
+    ready_file: Path
+    """File with its process id that the gateway writes when it listens."""
 
-    @property
-    def command(self) -> Sequence[str]:
-        """Python, with what it needs to know."""
-        program = Path(__file__).with_name("gateway.py")
-        numbers = (self.node.number, self.port, self.server_port)
-        return (sys.executable, "-I", str(program), self.node.name, *map(str, numbers), str(self._ready_file))
-
-    @property
-    def mark(self) -> str:
-        """The ports are nobody else's."""
-        return "\0".join(self.command[2:])
-
-    @property
-    def _ready_file(self) -> Path:
-        """Written by the gateway itself, once it listens."""
-        return self.log.with_suffix(".ready")
-
-    def is_there(self) -> bool:
-        """Whether it takes connections: it and nobody else, who may have been quicker to take the port."""
+    def is_listening(self, pid: int) -> bool:
+        """Return whether gateway process `pid` listens; another process may have taken the port."""
         try:
-            return self._ready_file.read_text().split() == list(self.recorded()[:1])
+            return self.ready_file.read_text().split() == [str(pid)]
         except OSError:
             return False
 
     def is_ready(self) -> bool:
-        """Whether it runs and leads to a server that answers."""
-        return self.pid() is not None and self.is_there() and answers(self.server_port)
+        """Return whether the gateway runs, and the server behind it accepts connections."""
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return super().is_ready() and probe.connect_ex(("127.0.0.1", self.server_port)) == 0
 
-    def signal(self, number: signal.Signals) -> int | None:
-        """Stop it, however gently it was meant: it has nothing to finish."""
-        return super().signal(signal.SIGKILL)
+    def send_signal(self, number: signal.Signals) -> int | None:
+        """Kill the gateway, whichever signal was asked for: it has nothing to finish."""
+        return super().send_signal(signal.SIGKILL)
+
+
+def gateway(node: Node, port: int, server_port: int, *, log: Path) -> Gateway:
+    """Return the gateway of a node on its port, which leads to the server's port."""
+    ready_file = log.with_suffix(".ready")
+    numbers = (node.number, port, server_port)
+    arguments = (str(Path(__file__).with_name("gateway.py")), node.name, *map(str, numbers), str(ready_file))
+    return Gateway(
+        command=(sys.executable, "-I", *arguments),
+        mark="\0".join(arguments),
+        pid_file=log.with_suffix(".pid"),
+        log=log,
+        server_port=server_port,
+        ready_file=ready_file,
+    )

@@ -1,158 +1,158 @@
-"""The cluster, as operations see it: one database that every node serves whole, whichever is asked.
+"""The cluster as the operations see it: one database that every node serves whole.
 
-So there is nothing to link, to fence or to repeat on another node: a change of the schema that was answered holds for all nodes,
-and a row that was committed is seen by all.
+A schema change that was answered holds on all nodes, and a committed row is visible on all: there are no links, and
+there is nothing to wait for. A revision runs once, on any node. Each statement of a schema revision is a transaction of
+its own: the change goes on in the background while others read and write, and nothing rolls half of it back. So each
+statement has to be one that may run twice (IF NOT EXISTS), and a revision that was interrupted is run again from its
+beginning. A revision with `changes = "data"` changes rows, in one transaction, which is run again if it loses a race.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import DropSchema
+from typer import Typer
 
-from ..db import backend
-from ..db.retry import sqlstate_of
+from ..db import RetryPolicy
+from ..db.backend import Backend, Route
+from ..db.connection import software as reported_software
+from ..db.retry import Attempts, sqlstate_of
+from .base import BaseTopology, Changes
+
+if TYPE_CHECKING:
+    from alembic.script import Script
 
 OPERATIONS = "operations"
-"""The schema of what belongs to no revision."""
+"""Schema of the tables that belong to no revision."""
 
-SYSTEM_SCHEMAS = frozenset({"pg_extension", OPERATIONS})
-"""Schemas that belong to the cluster's software and to its operations, not to the application."""
+RETRY_DEADLINE = 60.0
+"""Seconds after which a revision that keeps losing races is given up."""
 
-PATIENCE = 60.0
-"""Seconds for which a revision that loses a race is run again."""
-
-
-class TopologyError(Exception):
-    """The cluster is not what it should be; the message names the nodes and the cause."""
+_NOTHING_LIKE_IT = "CockroachDB has nothing like it"
+_NO_ROWS = 'is no transaction, so it must not change rows; put this into a revision of its own with changes = "data"'
+_NO_SCHEMA = "is one transaction, so it must not change the schema; put this into a revision of its own"
 
 
-@dataclass(frozen=True)
-class Link:
-    """A node and one that has to follow it: there are none."""
+class Topology(BaseTopology):
+    """One database on several nodes."""
 
-    origin: str
-    receiver: str
-    state: str
+    system_schemas = frozenset({"pg_extension", OPERATIONS})
+    refused = (
+        (r"ALTER SYSTEM\b", "it changes one server; the cluster has SET CLUSTER SETTING"),
+        (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "CockroachDB accepts UNLOGGED and ignores it"),
+        (r"CREATE (GLOBAL |LOCAL )?TEMP(ORARY)? |SELECT .* INTO TEMP\b", "temporary tables are experimental there"),
+        (r"CREATE (EXTENSION|DOMAIN|RULE|PUBLICATION|SUBSCRIPTION|FOREIGN|SERVER)\b", _NOTHING_LIKE_IT),
+        (r"CREATE TABLE .*\b(INHERITS|PARTITION OF|EXCLUDE)\b", _NOTHING_LIKE_IT),
+        (r"(LOCK|LISTEN|NOTIFY|VACUUM|CLUSTER|REINDEX)\b", _NOTHING_LIKE_IT),
+        (r"(PREPARE TRANSACTION|COMMIT PREPARED|ROLLBACK PREPARED)\b", "it has no two-phase commit to rely on"),
+        (r"(BEGIN|START TRANSACTION|COMMIT|END|ROLLBACK|SAVEPOINT)\b", "the runner begins and ends transactions"),
+    )
+    refused_in = {
+        "schema": ((r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),),
+        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b", f"a data revision {_NO_SCHEMA}"),),
+    }
 
+    def ddl_nodes(self) -> list[str]:
+        """Return one node; any would do."""
+        return self.writers()[:1]
 
-def writers(connections: Mapping[str, Connection]) -> list[str]:
-    """The nodes that take writes: all of them."""
-    return list(connections)
+    def receivers(self, node: str) -> list[str]:
+        """Return every node."""
+        return list(self.connections)
 
+    def unreplicable_tables(self, connection: Connection) -> list[tuple[str, str]]:
+        """Return no table: every node has all of them."""
+        return []
 
-def schema_nodes(connections: Mapping[str, Connection]) -> list[str]:
-    """Where a change of the schema has to be run: on any one node."""
-    return list(connections)[:1]
+    @contextmanager
+    def migration_lock(self) -> Iterator[bool]:
+        """Hold a lock that one migration can have; yield False if another has it.
 
+        CockroachDB has no advisory locks. A row written by a transaction that stays open serves as one: another writer
+        is told at once. The cluster ends the transaction within five seconds after its connection is lost.
+        """
+        connection = self.connections[self.ddl_nodes()[0]]
+        table = f"{OPERATIONS}.migration_lock"
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {OPERATIONS}"))
+        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
+        lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
+        with connection.engine.connect().execution_options(isolation_level=Backend.isolation_level) as holder:
+            try:
+                if holder.scalar(lock) is None:
+                    holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
+                    holder.commit()
+                    holder.execute(lock)
+                # A lock without a write can be lost with the node that keeps it; a write is on a majority.
+                holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
+            except DBAPIError as error:
+                if sqlstate_of(error) not in ("55P03", *Backend.retryable):
+                    raise
+                is_held = False
+            else:
+                is_held = True
+            try:
+                yield is_held
+            finally:
+                holder.rollback()
 
-def settle(connections: Mapping[str, Connection]) -> None:
-    """Nothing to wait for: a change of the schema is answered when every node knows of it."""
+    def check_revision(self, script: "Script", *, back: bool) -> None:
+        """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""
+        # Imported here, because only migrations need Alembic.
+        from .revisions import refuse_unrepeatable
 
+        refuse_unrepeatable(script, back=back)
 
-def fence(connections: Mapping[str, Connection], *, timeout: float = 10.0) -> None:
-    """Nothing to wait for: what was committed is seen by whoever asks next, anywhere."""
+    def configure_revision(self, connection: Connection, changes: Changes) -> None:
+        """Run each statement of a schema revision in a transaction of its own, and a data revision in one."""
+        connection.execution_options(isolation_level="AUTOCOMMIT" if changes == "schema" else Backend.isolation_level)
 
+    def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
+        """Call `run` until it loses no race: its statements may run twice, and a transaction was rolled back."""
+        attempts = Attempts(RetryPolicy(deadline=RETRY_DEADLINE), Route(node=node), time.monotonic())
+        while True:
+            try:
+                return run()
+            except DBAPIError as error:
+                time.sleep(attempts.after(error, node=node, committing=changes == "data", now=time.monotonic()))
 
-def drop_schema(connections: Mapping[str, Connection], schema: str) -> None:
-    """Remove a schema, with all that is in it."""
-    node = schema_nodes(connections)[0]
-    connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
+    @staticmethod
+    def autogenerate_options() -> dict[str, Any]:
+        """Compare types as CockroachDB has them, and write revisions that may run twice."""
+        from .revisions import compare_type, make_repeatable
 
+        return {"compare_type": compare_type, "process_revision_directives": make_repeatable}
 
-def node_number(connection: Connection) -> int:
-    """The number of a node, for keys that carry one: the same for all, since the cluster numbers its nodes itself."""
-    return 1
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the walk through the vendor's tutorial."""
+        from .commands import walk
 
-
-def links(connections: Mapping[str, Connection]) -> list[Link]:
-    """Every link between nodes, with its state: there are none to look at."""
-    return []
+        app.command()(walk)
 
 
 def software(connection: Connection) -> str:
-    """What a server calls itself."""
-    driver_connection: Any = connection.connection.driver_connection
-    return backend.software(driver_connection) or str(connection.scalar(text("SELECT version()")))
+    """Return the name and version that a server reports; a stand-in reports that it is one."""
+    return reported_software(connection.connection.driver_connection) or str(
+        connection.scalar(text("SELECT version()"))
+    )
 
 
 def is_stand_in(connection: Connection) -> bool:
-    """Whether one PostgreSQL stands in for the cluster."""
+    """Return whether one PostgreSQL stands in for the cluster."""
     return software(connection).startswith("stand-in")
 
 
 def internals(connection: Connection) -> str:
-    """The schema in which the cluster tells about itself, opened for this session.
+    """Return the schema in which the cluster reports its state, opened for this session.
 
-    What is in there may change from version to version, so CockroachDB 26 wants to be told that one knows.
+    Its content may change from version to version, so CockroachDB 26 requires a setting that acknowledges this.
     """
     known = "SELECT count(*) FROM pg_settings WHERE name = 'allow_unsafe_internals'"
     if connection.scalar(text(known)):
         connection.execute(text("SET allow_unsafe_internals = true"))
-    # Servers of the same line may call it otherwise.
+    # Servers of the same line may have another name for it.
     found = "SELECT nspname FROM pg_namespace WHERE right(nspname::text, 9) = '_internal'"
     return str(connection.scalar(text(found)) or "crdb_internal")
-
-
-def unreplicable_tables(connection: Connection) -> list[tuple[str, str]]:
-    """The tables that not every node has: there are none."""
-    return []
-
-
-def refusal(statement: str) -> str | None:
-    """Why a migration must not contain `statement`: what CockroachDB has not, or takes without a word and ignores; None if it may.
-
-    Args:
-        statement: SQL without comments and literals, in upper case, with single spaces.
-    """
-    for pattern, reason in _REFUSED:
-        if re.match(pattern, statement):
-            return reason
-    return None
-
-
-_REFUSED = (
-    (r"ALTER SYSTEM\b", "that changes one server; the cluster has SET CLUSTER SETTING"),
-    (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "there is no UNLOGGED table: the word is taken and ignored"),
-    (r"CREATE (GLOBAL |LOCAL )?TEMP(ORARY)? |SELECT .* INTO TEMP\b", "temporary tables are an experiment there"),
-    (r"CREATE (EXTENSION|DOMAIN|RULE|PUBLICATION|SUBSCRIPTION|FOREIGN|SERVER)\b", "CockroachDB has nothing like it"),
-    (r"CREATE TABLE .*\b(INHERITS|PARTITION OF|EXCLUDE)\b", "CockroachDB has nothing like it"),
-    (r"(LOCK|LISTEN|NOTIFY|VACUUM|CLUSTER|REINDEX)\b", "CockroachDB has nothing like it"),
-    (r"(PREPARE TRANSACTION|COMMIT PREPARED|ROLLBACK PREPARED)\b", "there is no two-phase commit to rely on"),
-    (r"(BEGIN|START TRANSACTION|COMMIT|END|ROLLBACK|SAVEPOINT)\b", "the runner begins and ends transactions"),
-)
-
-
-@contextmanager
-def alone(connection: Connection) -> Iterator[bool]:
-    """Whether nobody else is inside such a block; the cluster forgets who is gone within five seconds.
-
-    There are no advisory locks. A row that is written by a transaction which stays open is as good: whoever wants to write it too is
-    told at once.
-    """
-    table = f"{OPERATIONS}.migration_lock"
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {OPERATIONS}"))
-    connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
-    lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
-    with connection.engine.connect().execution_options(isolation_level=backend.ISOLATION) as holder:
-        try:
-            if holder.scalar(lock) is None:
-                holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
-                holder.commit()
-                holder.execute(lock)
-            # A lock that was only asked for may be lost with the node that keeps it; what was written is on a majority.
-            holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
-        except DBAPIError as error:
-            if sqlstate_of(error) not in ("55P03", *backend.RETRYABLE):
-                raise
-            is_alone = False
-        else:
-            is_alone = True
-        try:
-            yield is_alone
-        finally:
-            holder.rollback()

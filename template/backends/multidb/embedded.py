@@ -1,37 +1,18 @@
-"""Three plain PostgreSQL servers, each with a database of its own, and a SQLite file beside them.
-
-Nothing links them. They can prepare transactions, which a server does not do unless it is told to.
-"""
+"""Three unrelated PostgreSQL servers that can prepare transactions."""
 
 from collections.abc import Mapping
 
-import psycopg
-
 from .nodes import Node
-from .processes import Processes
+from .process_cluster import ProcessCluster
 
 
-class Embedded(Processes):
+class Embedded(ProcessCluster):
     """The servers as processes of this machine."""
-
-    kind = "embedded"
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
-            # As many as there can be sessions: one that may not prepare fails when its work is already done.
+            # As many as there can be sessions: a session that cannot prepare fails after all its work.
             "max_prepared_transactions": 100,
-            # A prepared transaction is to survive a server that is killed, and to be on disk when PREPARE returns.
+            # A prepared transaction must survive a killed server, so its WAL is written when PREPARE returns.
             "synchronous_commit": "local",
         }
-
-    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        """Nothing that every database should have: they are unrelated."""
-
-    def _wire(self, nodes: Mapping[str, str]) -> None:
-        """Nothing to link."""
-
-    def destroy(self) -> None:
-        """Stop all nodes and delete their data, and the files beside them."""
-        super().destroy()
-        for file in self.home.glob("*.sqlite3*"):
-            file.unlink()

@@ -1,7 +1,7 @@
-"""How three plain PostgreSQL servers become a mesh that stands in for Spock.
+"""Three plain PostgreSQL servers in a mesh that stands in for Spock.
 
-Every node publishes all its tables and subscribes to every other node, taking only what was written there (`origin = none`),
-so nothing travels in circles. The `snowflake` functions of pgEdge's extension exist as SQL.
+Every node publishes all its tables and subscribes to every other node, but only to rows written there
+(`origin = none`), so that no row travels in circles. The `snowflake` functions of pgEdge's extension exist as SQL.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,13 @@ import psycopg
 from psycopg import sql
 
 from .nodes import Node
-from .processes import Processes
+from .process_cluster import ProcessCluster
 
 PUBLICATION = "mesh"
 
 
-class Embedded(Processes):
+class Embedded(ProcessCluster):
     """The mesh as processes of this machine."""
-
-    kind = "embedded"
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
@@ -28,23 +26,24 @@ class Embedded(Processes):
             "max_replication_slots": 12,
             "max_worker_processes": 16,
             "max_logical_replication_workers": 10,
-            # The default of 5 s is how long replication stays away after a node comes back.
+            # Limits how long replication pauses after a node comes back; the default is 5 s.
             "wal_retrieve_retry_interval": "200ms",
             "wal_receiver_status_interval": "1s",
-            # Without it nobody notices that two nodes updated the same row.
+            # Detection of concurrent updates of one row needs it.
             "track_commit_timestamp": "on",
-            # `off` would delay the peers: only flushed WAL is sent.
+            # `off` would delay the peers, because only flushed WAL is sent.
             "synchronous_commit": "local",
             "snowflake.node": node.number,
         }
 
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        # What the image of a real node brings along.
+        # The image of a real node has these functions.
         connection.execute(Path(__file__).with_name("snowflake.sql").read_bytes())
         connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
-        # Strictly one after the other: two CREATE SUBSCRIPTION at once wait for each other's transaction, across servers, for ever.
+        # One after the other: two concurrent CREATE SUBSCRIPTION wait for each other's transaction, across servers,
+        # for ever.
         for receiver, dsn in nodes.items():
             with psycopg.connect(dsn, autocommit=True) as connection:
                 existing = {name for (name,) in connection.execute("SELECT subname FROM pg_subscription")}
@@ -65,7 +64,7 @@ class Embedded(Processes):
 
 
 def _drop_abandoned_slot(dsn: str, link: str) -> None:
-    """An interrupted CREATE SUBSCRIPTION leaves its slot at the origin."""
+    """Drop the slot that an interrupted CREATE SUBSCRIPTION left at the origin."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",

@@ -1,24 +1,42 @@
-"""Independent PostgreSQL servers, as the application and its operations have to treat them.
+"""Independent PostgreSQL servers, as the running application has to treat them.
 
-A unit of work is in one database, which is on one server; no other server knows anything of it.
-SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+A unit of work is in one database, which is on one server; no other server has any of its rows. The outcome of a lost
+COMMIT is in that database, on whichever server it is by then.
 """
 
-import re
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from sqlalchemy import Connection
+from .base import BaseBackend
+from .routing import Route as Route
+from .routing import RouteOptions as BaseRouteOptions
+from .routing import Router
 
 IsolationLevel: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-"""The levels that a unit of work may ask for."""
+"""Isolation levels that a unit of work may ask for."""
 
-ISOLATION: IsolationLevel = "READ COMMITTED"
-"""Of a unit of work that asks for nothing else."""
 
-HISTORY_IS_SHARED = True
-"""What became of a COMMIT that was not answered, the database knows, on whichever server it is by then."""
+class RouteOptions(BaseRouteOptions, total=False):
+    """Options of `Database.using`; an option that is not given keeps its value."""
 
-COPY = True
-"""Whether there is COPY FROM STDIN."""
+    isolation_level: IsolationLevel | None
+    """Isolation level; None: READ COMMITTED. REPEATABLE READ gives a read one snapshot."""
 
-{% include 'template/postgresql/backend.py' %}
+
+class SingleNodeRouter(Router):
+    """Route to one node only: the named one, that of the key, or the preferred one; no other node can stand in."""
+
+    def _order(self, route: Route) -> list[str]:
+        return super()._order(route)[:1]
+
+
+class Backend(BaseBackend[Route]):
+    """Nodes that have nothing in common."""
+
+    def default_route(self) -> Route:
+        """Return the options of a unit of work that names none."""
+        return Route()
+
+    def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
+        """Create a router that never sends work to another node instead."""
+        return SingleNodeRouter(nodes, preferred_node=preferred_node, cooldown=cooldown)

@@ -1,8 +1,8 @@
-"""Primary keys that the application makes itself: random UUIDs (version 4), unique without asking anyone.
+"""Primary keys that the application makes: random UUIDs (version 4), unique without coordination.
 
-Known before the INSERT, so a parent and its children are written without a round trip in between. Random on purpose: rows are kept in
-the order of their keys, in ranges that each have one node to decide. Keys that grow with time, such as UUIDs of version 7, would
-send every INSERT to the same range, and so to the same node.
+The key is known before the INSERT, so a parent and its children are written without a round trip in between. Rows are
+kept in the order of their keys, in ranges, and one node coordinates each range. Random keys spread over all ranges;
+keys that grow with time, such as UUIDs of version 7, would send every INSERT to the same range and so to the same node.
 """
 
 from typing import TypeAlias
@@ -12,12 +12,15 @@ from sqlalchemy import Connection, Uuid, func
 from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = UUID
-"""What a primary key is in Python."""
+"""Type of a primary key in Python."""
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with random UUIDs, by SQL as well. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
-    # Without `insert_sentinel` SQLAlchemy takes the server's default for what tells new rows apart, and inserts them one by one.
+    """Return a column with random UUIDs, where `PrimaryKeyMixin` does not fit, as in a composite key.
+
+    The application makes the UUIDs; the server does for plain SQL that gives none.
+    """
+    # Without `insert_sentinel` SQLAlchemy tells new rows apart by the server's default, and inserts them one by one.
     default = func.gen_random_uuid()
     return mapped_column(Uuid, default=uuid4, insert_sentinel=True, server_default=default, primary_key=primary_key)
 
@@ -28,14 +31,14 @@ class PrimaryKeyMixin:
     @declared_attr
     @classmethod
     def id(cls) -> Mapped[Key]:
-        """The primary key."""
+        """Declare the primary key."""
         return key_column()
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:
-    """Nothing to do: no node takes part in making a key."""
+    """Do nothing: no node takes part in making a key."""
 
 
 def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: there are no sequences."""
+    """Return the sequences that could hand out keys of another node: none."""
     return []

@@ -1,8 +1,9 @@
-"""Primary keys made by the node that takes the row: 64 bits, ordered by time, unique over all nodes without talking to them.
+"""Primary keys from `unique_rowid()`: 64 bits, ordered by time, unique over all nodes without coordination.
 
-`unique_rowid()` puts 48 bits of time before 15 of the node's number. The migrations name it; the models call the column one that counts
-by itself, which is what CockroachDB makes of SERIAL too, and what lets SQLAlchemy insert a thousand new objects at once. Keys that grow with time have a price: new rows
-of a table all go to its last range, and one node decides for it. For a table that takes thousands of rows a second use UUIDs.
+The node that receives the row makes the key: 48 bits of time, then 15 of the node's number. The migrations name the
+function. The models declare an autoincrement column, as CockroachDB's SERIAL is one, so that SQLAlchemy inserts a
+thousand new objects at once. Keys that grow with time have a price: new rows of a table all go to its last range, which
+one node coordinates. For a table that takes thousands of rows a second use UUIDs.
 """
 
 from typing import TypeAlias
@@ -11,11 +12,11 @@ from sqlalchemy import BigInteger, Connection
 from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = int
-"""What a primary key is in Python; beyond 2**53, so send it to JavaScript as a string."""
+"""Type of a primary key in Python; larger than 2**53, so send it to JavaScript as a string."""
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with `unique_rowid()`. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
+    """Return a column that `unique_rowid()` fills, where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(BigInteger, autoincrement=True, primary_key=primary_key)
 
 
@@ -25,14 +26,14 @@ class PrimaryKeyMixin:
     @declared_attr
     @classmethod
     def id(cls) -> Mapped[Key]:
-        """The primary key."""
+        """Declare the primary key."""
         return key_column()
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:
-    """Nothing to do: the node puts its own number into every key."""
+    """Do nothing: the node puts its own number into every key."""
 
 
 def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: there are no sequences."""
+    """Return the sequences that could hand out keys of another node: none."""
     return []

@@ -1,20 +1,20 @@
-{% if profile.replication == 'multi-master' %}
--- The `snowflake` schema of pgEdge's extension in SQL, for servers without it: the same function names and signatures, the
--- same layout of an id (41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter), the same results.
--- Two differences: the sequence itself counts (milliseconds << 12 | counter), so it must be a bigint that steps by one; and
--- snowflake.node is a placeholder setting here, which any role may SET, where the extension asks for a superuser.
-{% else %}
--- Snowflake ids in plain SQL: 41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter. The sequence itself
--- counts (milliseconds << 12 | counter), so it must be a bigint that steps by one, and whoever is the writer counts on from
--- where it is. Since one node writes, its number is 1; databases whose rows are to be merged get one each:
+{% if profile.creates_snowflake %}
+-- Snowflake ids in plain SQL: 41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter. The sequence
+-- itself counts (milliseconds << 12 | counter), so it must be a bigint with increment 1, and a reader that is promoted
+-- continues it. The node is 1, because one node writes; databases whose rows are to be merged need different numbers:
 -- ALTER DATABASE … SET snowflake.node = 2.
+{% else %}
+-- The `snowflake` schema of pgEdge's extension in SQL, for servers without the extension: the same function names,
+-- signatures and results, the same layout of an id (41 bits of milliseconds since 2023-01-01 UTC, 10 of node, 12 of
+-- counter). Two differences: the sequence itself counts (milliseconds << 12 | counter), so it must be a bigint with
+-- increment 1; and any role may SET snowflake.node, which the extension reserves for superusers.
 {% endif %}
 CREATE SCHEMA IF NOT EXISTS snowflake;
 GRANT USAGE ON SCHEMA snowflake TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS snowflake.id_seq;
 GRANT USAGE ON SEQUENCE snowflake.id_seq TO PUBLIC;
 
--- Called under the lock of _catch_up. Two counters of distance, because callers without the lock may have counted on.
+-- Called under the lock of _catch_up. Skips two milliseconds, because callers without the lock may have counted on.
 CREATE OR REPLACE FUNCTION snowflake._advance(sequence regclass, now_ms bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -26,14 +26,15 @@ BEGIN
   RETURN value;
 END $$;
 
--- At most once per millisecond: move a sequence that is behind the clock. The lock is taken and released within one query, so
--- that no cancelled statement can leave it behind. SECURITY DEFINER because setval needs UPDATE, where callers have USAGE.
+-- Moves a sequence that is behind the clock, at most once per millisecond. The lock is taken and released within one
+-- query, so that a cancelled statement cannot leave it held. SECURITY DEFINER because setval needs UPDATE and callers
+-- have USAGE.
 CREATE OR REPLACE FUNCTION snowflake._catch_up(sequence regclass, now_ms bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   result bigint;
 BEGIN
-  -- Before the lock: an error between lock and unlock would leave it held.
+  -- Checked before the lock is taken, because an error between lock and unlock would leave it held.
   IF (SELECT seqmax < 9007199254740991 OR seqincrement <> 1 FROM pg_sequence WHERE seqrelid = sequence) THEN
     RAISE EXCEPTION USING errcode = 'object_not_in_prerequisite_state',
       message = 'sequence ' || sequence || ' must be bigint with increment 1';
@@ -49,15 +50,15 @@ END $$;
 CREATE OR REPLACE FUNCTION snowflake._compose(value bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-{% if profile.replication == 'multi-master' %}
+{% if profile.creates_snowflake %}
+  node text := coalesce(nullif(current_setting('snowflake.node', true), ''), '1');
+BEGIN
+{% else %}
   node text := current_setting('snowflake.node', true);
 BEGIN
   IF node IS NULL OR node IN ('', '0') THEN
     RAISE EXCEPTION 'value for snowflake.node is not set' USING errcode = 'config_file_error';
   END IF;
-{% else %}
-  node text := coalesce(nullif(current_setting('snowflake.node', true), ''), '1');
-BEGIN
 {% endif %}
   -- <<, & and | have the same precedence in PostgreSQL.
   RETURN ((value >> 12) << 22) | ((node::bigint & 1023) << 12) | (value & 4095);
@@ -87,9 +88,7 @@ RETURN ($1 & 4095)::int;
 CREATE OR REPLACE FUNCTION snowflake.get_node(bigint) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (($1 >> 12) & 1023)::int;
 
-{% if profile.replication == 'multi-master' %}
--- The extension calls the node "id".
-{% endif %}
+-- "id" is the number of the node.
 CREATE OR REPLACE FUNCTION snowflake.format(bigint) RETURNS jsonb LANGUAGE sql STABLE
 RETURN jsonb_build_object(
   'id', snowflake.get_node($1), 'ts', to_timestamp(snowflake.get_epoch($1))::text, 'count', snowflake.get_count($1)

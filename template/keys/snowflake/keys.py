@@ -1,12 +1,8 @@
-{% if profile.replication == 'multi-master' %}
-"""Primary keys from pgEdge's `snowflake` extension: 64 bits, ordered by time, unique over all nodes without talking to them.
-{% else %}
-"""Snowflake ids as primary keys: 64 bits, ordered by time, made by the functions in `migrations/snowflake.sql`.
-{% endif %}
+"""Snowflake ids as primary keys: 64 bits, ordered by time, unique without coordination.
 
 Bits, from the top: sign, 41 of milliseconds since 2023-01-01 UTC, 10 of node, 12 of counter. The textbook column,
-`server_default=text("snowflake.nextval(…)")`, makes the ORM insert one row per round trip; here the sequence is known to
-SQLAlchemy as one that only grows, so that a thousand new objects are still one INSERT.
+`server_default=text("snowflake.nextval(…)")`, makes the ORM insert one row per round trip. This one declares a sequence
+that only grows, so that a thousand new objects are one INSERT.
 """
 
 from dataclasses import dataclass
@@ -20,16 +16,17 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import next_value
 
 Key: TypeAlias = int
-"""What a primary key is in Python; beyond 2**53, so send it to JavaScript as a string."""
+"""Type of a primary key in Python; larger than 2**53, so send it to JavaScript as a string."""
 
 EPOCH = datetime(2023, 1, 1, tzinfo=UTC)
+"""Start of the milliseconds in a key."""
 
 
 class SnowflakeSequence(Sequence):
     """A sequence read with `snowflake.nextval` instead of `nextval`, wherever SQLAlchemy would read it."""
 
     def next_value(self) -> "next_snowflake":
-        """The SQL expression for the next id."""
+        """Return the SQL expression of the next key."""
         return next_snowflake(self)
 
 
@@ -51,9 +48,11 @@ def _next_value(element: next_snowflake, compiler: SQLCompiler, **options: Any) 
 
 
 def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with snowflake ids from `sequence`, by the ORM, by Core and by plain SQL alike.
+    """Return a column with snowflake ids, where `PrimaryKeyMixin` does not fit, as in a composite key.
 
-    Use it where `PrimaryKeyMixin` does not fit, as in a composite key.
+    Args:
+        sequence: name of the sequence that counts; the ORM, Core and plain SQL all use it.
+        primary_key: the column belongs to the primary key.
     """
     source = SnowflakeSequence(sequence, data_type=BigInteger)
     return mapped_column(
@@ -67,33 +66,32 @@ class PrimaryKeyMixin:
     @declared_attr
     @classmethod
     def id(cls) -> Mapped[Key]:
-        """The primary key, from the sequence `<table>_id_seq`."""
+        """Declare the primary key, with the sequence `<table>_id_seq`."""
         table: str = cls.__tablename__  # type: ignore[attr-defined]
         return key_column(f"{table}_id_seq")
 
 
 @dataclass(frozen=True)
 class Snowflake:
-    """What an id says about itself."""
+    """Parts of a key."""
 
     at: datetime
+    """Time to the millisecond."""
     node: int
+    """Number of the node, 1 to 1023."""
     count: int
+    """Counter within the millisecond."""
 
     @classmethod
     def decode(cls, key: Key) -> "Snowflake":
-        """Take `key` apart: the moment to the millisecond, the node (1 to 1023), the counter within that millisecond."""
+        """Return the parts of `key`."""
         return cls(at=EPOCH + timedelta(milliseconds=key >> 22), node=key >> 12 & 1023, count=key & 4095)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:
-{% if profile.replication == 'multi-master' %}
-    """Nothing to do: the server puts its own number into every id."""
-{% else %}
-    """Nothing to do: one node makes keys."""
-{% endif %}
+    """Do nothing: the server puts the number of its node into every key."""
 
 
 def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: none, as for `set_sequence_node`."""
+    """Return the sequences that could hand out keys of another node: none."""
     return []

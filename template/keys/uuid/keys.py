@@ -1,6 +1,6 @@
-"""Primary keys that the application makes itself: UUID version 7, ordered by time, unique without asking anyone.
+"""Primary keys that the application makes: UUIDs of version 7, ordered by time, unique without coordination.
 
-Known before the INSERT, so a parent and its children are written without a round trip in between.
+The key is known before the INSERT, so a parent and its children are written without a round trip in between.
 """
 
 import os
@@ -12,11 +12,15 @@ from sqlalchemy import Connection, Uuid
 from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = UUID
-"""What a primary key is in Python."""
+"""Type of a primary key in Python."""
 
 
 def uuid7() -> UUID:
-    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, 12 of the fraction below (section 6.2, method 3), 62 random."""
+    """Return a UUID of version 7.
+
+    It has 48 bits of Unix milliseconds, 12 bits of the fraction below, and 62 random bits: RFC 9562, section 6.2,
+    method 3.
+    """
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     fraction = (rest << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8)) >> 2
@@ -24,7 +28,7 @@ def uuid7() -> UUID:
 
 
 def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """A column filled with version 7 UUIDs. Use it where `PrimaryKeyMixin` does not fit, as in a composite key."""
+    """Return a column with UUIDs of version 7, where `PrimaryKeyMixin` does not fit, as in a composite key."""
     return mapped_column(Uuid, default=uuid7, primary_key=primary_key)
 
 
@@ -34,14 +38,14 @@ class PrimaryKeyMixin:
     @declared_attr
     @classmethod
     def id(cls) -> Mapped[Key]:
-        """The primary key."""
+        """Declare the primary key."""
         return key_column()
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:
-    """Nothing to do: no node takes part in making a key."""
+    """Do nothing: no node takes part in making a key."""
 
 
 def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
-    """The sequences that could hand out another node's keys: there are no sequences."""
+    """Return the sequences that could hand out keys of another node: none."""
     return []

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Starts this node in the role that the data of all nodes gives it. The writer is the node that was promoted last, the
-# one with the newest timeline; every other node is a reader.
+# Starts this node in the role that follows from the data of all nodes. The writer is the node that was promoted last,
+# the one with the newest timeline; every other node is a reader.
 #
-# The data of the nodes lies side by side, so this is known even while the others are down: a writer that was away while
-# another was promoted never starts as a second writer, whichever of them starts first.
+# The data of all nodes is in one volume, so the role is known even while the others are down: a writer that was down
+# while another node was promoted never starts as a second writer, in whatever order they start.
 #
-# With "give-up" it only notes that this node is to be a reader, whatever it was: so it is from its next start on.
+# The argument "give-up" only records that this node is to be a reader from its next start on.
 set -euo pipefail
 
 all=/var/lib/postgresql
 data=$all/$HOSTNAME
-# Data is made or changed under this name, and gets its own when it is whole: a start that was cut short leaves none.
+# Data is created or changed under this name and renamed when it is complete, so an interrupted start leaves no data.
 draft=$data.draft
 
 say() { echo "node: $*" >&2; }
@@ -27,12 +27,12 @@ any_data() {
   return 1
 }
 
-# What pg_controldata says of a node's data.
+# Prints a value that pg_controldata reports for a node's data.
 control() { # NODE NAME
   LC_ALL=C pg_controldata -D "$all/$1" | sed -n "s/^$2: *//p"
 }
 
-# Grows by one with every promotion. That shows in the second value first, and in the other after a checkpoint.
+# Prints the timeline; each promotion begins the next one. The second value changes at once, the first at a checkpoint.
 timeline() { # NODE
   local checkpoint recovery
   checkpoint=$(control "$1" "Latest checkpoint's TimeLineID")
@@ -40,7 +40,7 @@ timeline() { # NODE
   echo $((checkpoint > recovery ? checkpoint : recovery))
 }
 
-# Sets `writer`; to nothing while no node is one.
+# Sets `writer`, to nothing while no node is the writer.
 find_writer() {
   local node current newest=0 rival=
   writer=
@@ -72,7 +72,7 @@ answers() { psql -Xq -d "$(dsn "$1")" -c '' 2>/dev/null; } # NODE
 await_writer() {
   local awaited=none
   until find_writer && [[ $writer ]] && answers "$writer"; do
-    # The data of the others was given up meanwhile.
+    # The other nodes were given up meanwhile.
     if [[ $writer == "$HOSTNAME" ]]; then exec bash "$0"; fi
     if [[ $writer != "$awaited" ]]; then
       awaited=$writer
@@ -82,7 +82,7 @@ await_writer() {
   done
 }
 
-# A server that takes no connections from outside.
+# Starts and stops a server that takes no connections from outside.
 start_apart() { pg_ctl --pgdata="$1" --options="-c listen_addresses=''" --silent start; } # DATA
 stop_apart() { pg_ctl --pgdata="$1" --mode=fast --silent stop; }                          # DATA
 
@@ -92,7 +92,7 @@ create() {
   initdb --pgdata="$draft" --username=admin --pwfile=/setup/admin_password \
     --encoding=UTF8 --locale=C.UTF-8 --data-checksums --auth=trust >/dev/null
   echo "include '/setup/node.conf'" >>"$draft/postgresql.conf"
-  # Passwords for all who come from outside the container; "all" databases do not include replication.
+  # Passwords for connections from outside the container; "all" databases do not include replication.
   printf 'host %s all all scram-sha-256\n' all replication >>"$draft/pg_hba.conf"
   start_apart "$draft"
   psql -Xq -v ON_ERROR_STOP=1 -U admin -d postgres -v database="$DATABASE" -f /setup/roles.sql
@@ -108,13 +108,13 @@ copy() {
   mv "$draft" "$data"
 }
 
-# Whether this reader has what the writer never had, say because it had received more when the writer was promoted.
-# A server can miss this itself when it starts after a crash, and follow with rows that exist nowhere else.
-strayed() {
+# Succeeds if the timeline of this reader has diverged, because it had received more WAL when the writer was promoted.
+# A server that starts after a crash can miss this and follow the writer with rows that no other node has.
+has_diverged() {
   local current history parent left
   current=$(timeline "$writer")
   if (($(timeline "$HOSTNAME") > current)); then return 0; fi
-  # Lists each earlier timeline and where it was left; there is none before the first promotion.
+  # Lists each earlier timeline and its last position; there is no such file before the first promotion.
   history=$(printf '%s/%s/pg_wal/%08X.history' "$all" "$writer" "$current")
   [[ -e $history ]] || return 1
   while read -r parent left _; do
@@ -123,14 +123,14 @@ strayed() {
   return 1
 }
 
-# Whether this node's recovery starts after a position in the log, or has a record to replay there.
+# Succeeds if this node's recovery starts after a WAL position, or replays a record there.
 went_past() { # TIMELINE POSITION
   local segment
   if [[ $(control "$HOSTNAME" "Latest checkpoint's TimeLineID") == "$1" ]] &&
     (($(bytes "$(control "$HOSTNAME" "Latest checkpoint's REDO location")") > $(bytes "$2"))); then
     return 0
   fi
-  # pg_waldump waits for a file that is not there.
+  # pg_waldump waits for a missing file.
   segment=$(printf '%s/pg_wal/%08X%08X%08X' "$data" "$1" "0x${2%/*}" $((0x${2#*/} >> 24)))
   [[ -e $segment ]] &&
     pg_waldump --path="$data/pg_wal" --timeline="$1" --start="$2" --limit=1 --quiet 2>/dev/null
@@ -138,8 +138,8 @@ went_past() { # TIMELINE POSITION
 
 bytes() { echo $(((0x${1%/*} << 32) + 0x${1#*/})); } # POSITION
 
-# Makes a reader of a node that has what the writer never had. A former writer undoes that; where this fails, and for
-# a reader, everything is copied again.
+# Turns a node whose timeline has diverged into a reader. A former writer is rewound; if that fails, and for a reader,
+# everything is copied again.
 rejoin() {
   await_writer
   say "rejoining $writer as its reader"
@@ -148,7 +148,7 @@ rejoin() {
   if [[ ! -e $draft/standby.signal ]] && pg_rewind --target-pgdata="$draft" --source-server="$(dsn "$writer")"; then
     touch "$draft/standby.signal"
     mv "$draft" "$data"
-    # It answers once it has replayed one more record, for which an idle writer can take 15 s.
+    # The reader answers after one more record, and an idle writer may write none for 15 s.
     psql -Xq -d "$(dsn "$writer")" -c 'SELECT pg_log_standby_snapshot()' >/dev/null
   else
     rm -r "$draft"
@@ -161,13 +161,13 @@ if [[ ${1-} == give-up ]]; then
   exit
 fi
 
-trap 'exit 1' INT TERM       # the first process of a container ends by a signal only if it says so
+trap 'exit 1' INT TERM       # the first process of a container ignores signals that it does not handle
 rm -rf "$draft"
-rm -f "$data/postmaster.pid" # a killed container leaves it, and its process numbers mean nothing in this one
+rm -f "$data/postmaster.pid" # left by a killed container; its process number means nothing in this one
 
 find_writer
 if ! has_data "$HOSTNAME"; then
-  # A first writer is made only where nobody has anything.
+  # The first writer is created only if no node has data.
   if [[ $HOSTNAME == "${NODES%% *}" ]] && ! any_data; then
     create
   else
@@ -177,9 +177,11 @@ elif is_given_up "$HOSTNAME"; then
   rejoin
 elif ! is_reader "$HOSTNAME"; then
   [[ $writer == "$HOSTNAME" ]] || rejoin
-elif [[ $writer ]] && strayed; then
+elif [[ $writer ]] && has_diverged; then
   rejoin
 fi
 
-# Nobody waits for readers before this: while the first database is made, there are none.
+# synchronous_standby_names is set only here, because commits then wait for readers, and there are none while the first
+# database is created. A reader reads its password from PGPASSFILE.
+export PGPASSFILE=/setup/pgpass
 exec postgres -D "$data" -c cluster_name="$HOSTNAME" -c synchronous_standby_names="$SYNCHRONOUS_STANDBY_NAMES"

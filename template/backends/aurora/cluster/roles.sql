@@ -1,16 +1,16 @@
--- The roles and the database, made once, with the first writer. psql is given database.
+-- Creates the roles and the database, once, with the first writer. Variable of psql: database.
 
--- A statement that fails is logged, and two of these hold a password.
+-- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
 
 \set application_password `cat /setup/app_password`
 \set replication_password `cat /setup/replication_password`
 
--- The application owns its database and nothing else; it may see how the readers follow.
+-- The role of the application owns its database and nothing else; it may read the state of replication.
 CREATE ROLE :"database" LOGIN PASSWORD :'application_password' IN ROLE pg_monitor;
 CREATE DATABASE :"database" OWNER :"database";
 
--- Readers log in as `replication`. Of the functions all but the last are what pg_rewind asks the writer for.
+-- Readers log in as `replication`. pg_rewind calls all of these functions but the last.
 CREATE ROLE "replication" LOGIN REPLICATION PASSWORD :'replication_password';
 GRANT EXECUTE ON FUNCTION
   pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Copies what the nodes need to where the servers' user may read it: the files of cluster/, the passwords of .secrets/,
-# and libpq's password file made of one of them.
+# Copies the files of cluster/ and the passwords of .secrets/ to a folder that the servers' user may read, and writes
+# libpq's password file.
 set -euo pipefail
 
-# Becomes a file of the servers' user in one step: readers read the password file whenever they connect.
+# Replaces a file of the servers' user atomically, because readers read the password file whenever they connect.
 publish() { # NAME, with the content on standard input
   install --owner postgres --mode 0400 /dev/stdin "/setup/.$1"
   mv --force "/setup/.$1" "/setup/$1"

@@ -1,11 +1,11 @@
-"""Which node is the writer, and what a reader has repeated so far.
+"""Find the writer, and keep a read from missing a write that came before it.
 
-A reader is a moment behind, so a read that follows a write may miss it. Therefore COMMIT is followed by one question, how far the
-writer's log has come; the answer, a token, stays with whoever wrote (a context variable, so a thread or a task), and a reader
-serves the next read only when it has come that far. If it takes too long the writer answers.
+A reader replays the writer's WAL with a delay. Therefore every COMMIT is followed by a query for the current WAL
+position. The result, a token, is stored in a context variable of the thread or task that wrote, and its next reads go
+to a reader that has replayed that position. If no reader reaches it in time, the writer serves the read.
 
     token = current_token()        # at the end of a web request: send it along, as a cookie or a header
-    use_token(token)               # at the beginning of the next one, which may be handled by another process
+    use_token(token)               # at the beginning of the next request, which another process may handle
 """
 
 import random
@@ -25,59 +25,62 @@ from .routing import Route, Router
 
 @dataclass(frozen=True)
 class Token:
-    """A position in the writer's log."""
+    """A position in the WAL of the writer."""
 
     timeline: int
-    """How many promotions lie before it, plus one."""
+    """Timeline of the writer; each promotion begins the next one."""
     lsn: str
-    """The place in the log, as PostgreSQL prints it."""
+    """Log sequence number, as PostgreSQL prints it."""
 
     def __str__(self) -> str:
         return f"{self.timeline}:{self.lsn}"
 
     @classmethod
     def parse(cls, value: str) -> "Token":
-        """Read what `str` wrote.
+        """Return the token that `str` wrote.
 
         Raises:
-            ValueError: somebody else wrote it.
+            ValueError: malformed token.
         """
         if not (found := _TOKEN.fullmatch(value)):
-            raise ValueError("not a token: expected a timeline and a position in the log, as in 1:0/3000148")
+            raise ValueError("malformed token: expected a timeline and a WAL position, as in 1:0/3000148")
         return cls(int(found[1]), found[2])
 
 
 _TOKEN = re.compile(r"([1-9][0-9]{0,8}):([0-9A-F]{1,8}/[0-9A-F]{1,8})")
 
-UNKNOWN = Token(1, "FFFFFFFF/FFFFFFFF")
-"""Of a write that is somewhere in the log: no reader can be trusted to have it."""
+UNKNOWN_TOKEN = Token(1, "FFFFFFFF/FFFFFFFF")
+"""Token of a write at an unknown position: only the writer is certain to have it."""
 
 _last_write: ContextVar[Token | None] = ContextVar("last_write", default=None)
 
-LOOK = 0.0005
-"""Seconds between two looks of a reader at its own progress; repeating a small transaction takes about half of that."""
+POLL_INTERVAL = 0.0005
+"""Seconds between two samples of a reader's replay position; replaying a small transaction takes about half of that."""
 
 
 def current_token() -> str | None:
-    """How far a reader must have come to see what was written here, as text; None if nothing was."""
+    """Return the token of the last write in this context, as text; None if nothing was written."""
     token = _last_write.get()
     return str(token) if token else None
 
 
 def use_token(token: str | None) -> None:
-    """Let reads here see what was written where `token` came from; None: whatever they find will do.
+    """Let reads in this context see the write that a token stands for.
+
+    Args:
+        token: result of `current_token`, perhaps in another process; None or empty: reads wait for nothing.
 
     Raises:
-        ValueError: it is not a token. Cookies can be made up; one that is answers slower, never wrong.
+        ValueError: malformed token. A forged token can only delay a read, never return stale data.
     """
     _last_write.set(Token.parse(token) if token else None)
 
 
 def remember_write(connection: Connection) -> None:
-    """Take the token of what was just committed on `connection`."""
+    """Store the token of the transaction that was just committed on `connection`."""
     dbapi_connection: Any = connection.connection.dbapi_connection
     try:
-        # Outside a transaction it costs one round trip.
+        # Outside a transaction the query costs one round trip.
         dbapi_connection.autocommit = True
         try:
             cursor = dbapi_connection.cursor()
@@ -88,11 +91,11 @@ def remember_write(connection: Connection) -> None:
             dbapi_connection.autocommit = False
         _last_write.set(Token(int(timeline, 16), lsn))
     except connection.dialect.loaded_dbapi.Error:
-        # The commit is a fact, only its place is not known; the pool will find out about the connection.
-        _last_write.set(UNKNOWN)
+        # The transaction is committed; the pool discards the broken connection later.
+        _last_write.set(UNKNOWN_TOKEN)
 
 
-# What was committed is written, unless synchronous_commit is off: then it is at least inserted.
+# A commit is written before it is acknowledged, except with synchronous_commit = off: then it is only inserted.
 _POSITION = """
     SELECT substr(pg_walfile_name(lsn), 1, 8), lsn::text
     FROM (SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn()
@@ -101,9 +104,9 @@ _POSITION = """
 
 
 class ReplicaRouter(Router):
-    """Sends writes to the writer and reads to the readers, the writer last.
+    """Send writes to the writer and reads to the readers, the writer last.
 
-    Which node is the writer is learned from the nodes themselves: each connection says so, at no round trip.
+    The router learns from each connection whether its server is the writer, at no round trip.
     """
 
     def __init__(
@@ -115,24 +118,43 @@ class ReplicaRouter(Router):
         wait: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Start with the first node as the presumed writer.
+
+        Args:
+            nodes: names of the nodes.
+            preferred_node: reader to try first; None: any reader.
+            cooldown: seconds for which a node stays marked down.
+            wait: seconds that a reader gets to replay the last write of the context.
+            clock: source of monotonic time in seconds.
+        """
         super().__init__(nodes, preferred_node=preferred_node, cooldown=cooldown, clock=clock)
         self._wait = wait
         self._writer = next(iter(nodes), None)
         self._progress: dict[str, tuple[float, float]] = {}
-        """Of each reader the moment it was asked, and how many seconds it was behind then."""
+        """Time of the last measurement of each reader's lag, and that lag; both in seconds."""
 
-    def refusal(self, connection: Connection, node: str, route: Route) -> DistributedSQLError | None:
-        """Why `node` cannot do this work, or None; a question to the server only where the answer is not known."""
-        if _takes_writes(connection, certainly=not route.readonly):
+    def refusal(
+        self, connection: Connection, node: str, *, readonly: bool, max_lag: float | None
+    ) -> DistributedSQLError | None:
+        """Return the reason why `node` cannot do this work, or None; query the server only where that is not known.
+
+        Args:
+            connection: an open connection to the node.
+            node: its name.
+            readonly: the work only reads.
+            max_lag: seconds that a reader may be behind; None: any number.
+        """
+        if _takes_writes(connection, verify=not readonly):
             self._writer = node
             return None
         if self._writer == node:
             self._writer = None
-        if not route.readonly:
+        if not readonly:
             return WrongNode(
-                f"{node} is a reader and refuses writes. Leave `node` away, and the writer is found", node=node
+                f"{node} is a reader and refuses writes: leave out node=…, so that the router finds the writer",
+                node=node,
             )
-        return self._behind(connection, node, route)
+        return self._behind(connection, node, max_lag)
 
     def _order(self, route: Route) -> list[str]:
         writer = [node for node in self._nodes if node == self._writer]
@@ -145,49 +167,57 @@ class ReplicaRouter(Router):
             random.shuffle(readers)
         return [*readers, *writer]
 
-    def _behind(self, connection: Connection, node: str, route: Route) -> DistributedSQLError | None:
+    def _behind(self, connection: Connection, node: str, max_lag: float | None) -> DistributedSQLError | None:
         token = _last_write.get()
-        if token is None and self._is_fresh(node, route.max_lag):
+        if token is None and self._is_fresh(node, max_lag):
             return None
-        if token is not UNKNOWN:
+        if token != UNKNOWN_TOKEN:
             asked = self._clock()
-            arrived, lag = _ask_progress(connection, token, self._wait)
+            arrived, lag = _measure_replay(connection, token, self._wait)
             if lag is not None:
                 self._progress[node] = asked, lag
-            if arrived and self._is_fresh(node, route.max_lag):
+            if arrived and self._is_fresh(node, max_lag):
                 return None
-        return NodeUnavailable(f"{node} has not repeated enough of the writer's log", node=node)
+        return NodeUnavailable(f"{node} has not replayed enough of the writer's WAL", node=node)
 
     def _is_fresh(self, node: str, max_lag: float | None) -> bool:
-        """Whether a reader is certainly no more than `max_lag` behind: since it was asked it fell back by the time gone at most."""
+        """Return True if a reader is certainly at most `max_lag` seconds behind.
+
+        Since the last measurement its lag grew by at most the time that has passed.
+        """
         if max_lag is None:
             return True
         asked, lag = self._progress.get(node, (0.0, float("inf")))
         return lag + self._clock() - asked <= max_lag
 
 
-def _takes_writes(connection: Connection, *, certainly: bool) -> bool:
+def _takes_writes(connection: Connection, *, verify: bool) -> bool:
+    """Return True if a server is the writer; `verify` queries a server that reported at login that it is not."""
     driver_connection: Any = connection.connection.driver_connection
-    # Reported by the server at login and whenever it changes (PostgreSQL 14). Who writes does so until it is restarted; who does
-    # not may have been promoted while the connection was idle.
+    # PostgreSQL 14 and newer report this at login and whenever it changes. A writer stays one until it is restarted; a
+    # reader may have been promoted while the connection was idle.
     reported = driver_connection.info.parameter_status("in_hot_standby")
-    if reported == "off" or (reported == "on" and not certainly):
+    if reported == "off" or (reported == "on" and not verify):
         return bool(reported == "off")
     answer = connection.scalar(text("SELECT NOT pg_is_in_recovery()"))
     connection.rollback()
     return answer is True
 
 
-def _ask_progress(connection: Connection, token: Token | None, wait: float) -> tuple[bool, float | None]:
-    """Whether a reader has come as far as `token` within `wait` seconds, and how many seconds it is behind; None: nobody knows."""
+def _measure_replay(connection: Connection, token: Token | None, wait: float) -> tuple[bool, float | None]:
+    """Wait until a reader has replayed up to `token`, at most `wait` seconds.
+
+    Returns:
+        True if the reader has, and its lag in seconds; None if the lag is unknown.
+    """
     arguments = {
         "lsn": token.lsn if token else "0/0",
         "timeline": token.timeline if token else 0,
-        "looks": round(wait / LOOK),
-        "pause": LOOK,
+        "samples": round(wait / POLL_INTERVAL),
+        "interval": POLL_INTERVAL,
     }
     try:
-        arrived, lag = connection.execute(_PROGRESS, arguments).one()
+        arrived, lag = connection.execute(_REPLAY, arguments).one()
     except DBAPIError:
         return False, None
     finally:
@@ -195,11 +225,12 @@ def _ask_progress(connection: Connection, token: Token | None, wait: float) -> t
     return arrived is True, None if lag is None else float(lag)
 
 
-# The reader waits by itself: one round trip. A receiver that follows an earlier writer may be ahead in a history that is void.
-_PROGRESS = text("""
+# The server does the waiting, so that it costs one round trip. A standby that still follows a former writer may have a
+# higher position on a diverged timeline.
+_REPLAY = text("""
     SELECT EXISTS (
-               SELECT FROM generate_series(0, :looks)
-               WHERE pg_last_wal_replay_lsn() >= CAST(:lsn AS pg_lsn) OR pg_sleep(:pause) IS NULL
+               SELECT FROM generate_series(0, :samples)
+               WHERE pg_last_wal_replay_lsn() >= CAST(:lsn AS pg_lsn) OR pg_sleep(:interval) IS NULL
            ) AND EXISTS (
                SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli >= :timeline
            ),

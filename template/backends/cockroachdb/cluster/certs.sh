@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes an authority of this cluster's own, a certificate for each node, and one for root. What is there already is kept:
-# delete the volume `certs` to begin anew.
+# Creates a certificate authority, a certificate for each node, and one for root. Existing ones are kept: to replace
+# them, delete the volume `certs`.
 set -euo pipefail
 
 cert() { # SUBCOMMAND ARGUMENT…
@@ -13,9 +13,9 @@ for name in root ${NODES}; do
   if [ -e "$folder/done" ]; then
     continue
   fi
-  # Half of a set of certificates is none.
+  # An incomplete set is created again.
   rm -f "$folder"/*
-  # The first to come makes the authority; the others are signed by the same one.
+  # The first run creates the authority, which signs all certificates.
   if [ -e /certs/ca.crt ]; then
     cp /certs/ca.crt "$folder/"
   else
@@ -26,7 +26,7 @@ for name in root ${NODES}; do
   if [ "$name" = root ]; then
     cert create-client root
   else
-    # Under its name for the others, and under loopback for this machine.
+    # Its name is for the other nodes, the loopback address for this machine.
     cert create-node "$name" localhost 127.0.0.1
   fi
   touch "$folder/done"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes one cluster of the nodes, once, and gives it the database, the users and what they may do. Runs at each `up`, and changes
-# only what is missing or different.
+# Forms one cluster of the nodes, once, and creates the database, the users and their privileges. Runs at each `up`, and
+# changes only what is missing or different.
 set -euo pipefail
 
-# Always the same node: two that are told to begin would begin two clusters.
+# Always the same node: `init` on two nodes would form two clusters.
 first=${NODES%% *}
 
 sql() { # OPTION…
   /cockroach/cockroach sql ${ACCESS} --host="$first:26257" --set=errexit=true "$@"
 }
 
-# It listens before it belongs to a cluster, but not at once.
+# The node listens before it belongs to a cluster, but not at once.
 for _ in $(seq 120); do
   if said=$(/cockroach/cockroach init ${ACCESS} --host="$first:26257" 2>&1); then
     break
@@ -31,7 +31,8 @@ if ! sql --execute='SELECT 1' >/dev/null 2>&1; then
   exit 1
 fi
 
-literal() { # VALUE, as a literal of SQL
+# Prints a value as an SQL literal.
+literal() { # VALUE
   printf "'%s'" "$(printf %s "$1" | sed "s/'/''/g")"
 }
 

@@ -1,4 +1,4 @@
-"""A connection that does not wait for ever, and that leads to CockroachDB and nowhere else."""
+"""Connections that give up on a silent node, and that lead to CockroachDB only."""
 
 import re
 from contextlib import closing, suppress
@@ -9,87 +9,92 @@ from psycopg.crdb import AsyncCrdbConnection, CrdbConnection
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from . import backend
 from .deadline import deadlines
 from .errors import WrongNode
 
 T = TypeVar("T")
 
 GRACE = 5.0
-"""Seconds after its own time limit for which a silent node is believed to be at work. Arbitrary."""
+"""Seconds that a silent node gets beyond the server's statement timeout. Arbitrary."""
 
 
-class PatientConnection(CrdbConnection[Any]):
-    """Hangs up on a node that stays silent for too long, whatever it was asked: a statement, COMMIT, a ping."""
+class TimedConnection(CrdbConnection[Any]):
+    """Connection that is shut down if the answer to a statement, a COMMIT or a ping takes too long."""
 
-    silence = 0.0
-    """Seconds; 0 means never."""
+    response_timeout = 0.0
+    """Longest wait for an answer in seconds; 0 disables the limit."""
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
-        """Called by psycopg whenever it waits for the server."""
-        with deadlines.limit(self.pgconn.socket, self.silence):
+        """Wait for the server; psycopg calls this for every answer."""
+        with deadlines.limit(self.pgconn.socket, self.response_timeout):
             return super().wait(gen, *args, **options)
 
 
-class AsyncPatientConnection(AsyncCrdbConnection[Any]):
-    """The same for asyncio."""
+class AsyncTimedConnection(AsyncCrdbConnection[Any]):
+    """Connection for asyncio with the same limit."""
 
-    silence = 0.0
-    """Seconds; 0 means never."""
+    response_timeout = 0.0
+    """Longest wait for an answer in seconds; 0 disables the limit."""
 
     async def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
-        """Called by psycopg whenever it waits for the server."""
-        with deadlines.limit(self.pgconn.socket, self.silence):
+        """Wait for the server; psycopg calls this for every answer."""
+        with deadlines.limit(self.pgconn.socket, self.response_timeout):
             return await super().wait(gen, *args, **options)
 
 
+def software(driver_connection: Any) -> str | None:
+    """Return the version that a server reports at login; None if it is not CockroachDB. A stand-in reports itself."""
+    version: str | None = driver_connection.info.parameter_status("crdb_version")
+    return version
+
+
 def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
-    """Let all connections of an engine be such connections.
+    """Let an engine open timed connections, and refuse servers that are not CockroachDB.
 
     Args:
-        engine: before its first connection.
-        node: what the engine leads to is called.
-        statement_timeout: the server's own limit in seconds, which a node that works keeps itself; 0 means that it has none, and
-            then there is none here.
+        engine: engine that has not connected yet.
+        node: name of its node, for errors.
+        statement_timeout: the server's own limit in seconds, which a healthy node keeps; 0: neither side has a limit.
     """
-    # The server says how many rows a statement changed; the dialect tells SQLAlchemy not to ask. Then a version column finds no
-    # lost update: SQLAlchemy warns, and commits it.
+    # The server reports how many rows a statement changed, but the dialect tells SQLAlchemy to ignore the number.
+    # Without it a version column detects no lost update: SQLAlchemy warns and commits.
     engine.dialect.supports_sane_rowcount = True
 
-    silence = statement_timeout + GRACE if statement_timeout else 0.0
+    response_timeout = statement_timeout + GRACE if statement_timeout else 0.0
 
-    async def connect_async(*arguments: Any, **parameters: Any) -> AsyncPatientConnection:
-        connection = await AsyncPatientConnection.connect(*arguments, **parameters)
-        connection.silence = silence
+    async def connect_async(*arguments: Any, **parameters: Any) -> AsyncTimedConnection:
+        connection = await AsyncTimedConnection.connect(*arguments, **parameters)
+        connection.response_timeout = response_timeout
         return connection
 
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _entry: Any, arguments: Any, parameters: dict[str, Any]) -> PatientConnection | None:
+    def connect(dialect: Any, _entry: Any, arguments: Any, parameters: dict[str, Any]) -> TimedConnection | None:
         if dialect.is_async:
             parameters["async_creator_fn"] = connect_async
             return None
-        connection = PatientConnection.connect(*arguments, **parameters)
-        connection.silence = silence
+        connection = TimedConnection.connect(*arguments, **parameters)
+        connection.response_timeout = response_timeout
         return connection
 
     @event.listens_for(engine, "connect")
-    def look(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+    def check(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
         connection: Any = entry.driver_connection
-        if backend.software(connection) is not None:
+        if software(connection) is not None:
             return
-        # A server of the same line that does not say which it is, and ignores without a word what it is asked for at login.
+        # A compatible server that does not report its version at login silently ignores the settings that are sent
+        # there.
         dbapi_connection.autocommit = True
         with closing(dbapi_connection.cursor()) as cursor:
             cursor.execute("SELECT version()")
-            software = str(cursor.fetchone()[0])
-            if software.startswith("PostgreSQL"):
+            version = str(cursor.fetchone()[0])
+            if version.startswith("PostgreSQL"):
                 dbapi_connection.close()
                 raise WrongNode(
-                    f"{node} is no CockroachDB: the server there is {' '.join(software.split()[:2])}. Correct its URL",
+                    f"{node} is not CockroachDB: the server is {' '.join(version.split()[:2])}. Correct the URL",
                     node=node,
                 )
             for name, value in _OPTION.findall(connection.info.options):
-                # What it does not know it cannot keep.
+                # A setting that the server does not support has no effect.
                 with suppress(engine.dialect.loaded_dbapi.Error):
                     cursor.execute(f"SET {name} = {value}")
         dbapi_connection.autocommit = False

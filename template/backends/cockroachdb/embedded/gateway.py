@@ -1,13 +1,13 @@
-"""A node of the stand-in: a port of its own that leads to the one PostgreSQL behind all of them.
+"""A node of the stand-in: a port of its own that leads to the one PostgreSQL behind all nodes.
 
     python gateway.py NAME NUMBER PORT SERVER_PORT READY
 
-Once it listens it writes its process id into the file READY: that somebody answers on the port does not say that it is this one.
+When it listens it writes its process id to the file READY; an answer on the port alone could come from another process.
 
-A session that comes this way is told at login what it talks to, as CockroachDB tells it, and the server is told through which node
-it came (`SHOW stand_in.node`). When this process ends, all its connections break, as they do when a node is lost.
+At login the gateway reports `crdb_version` to the client, as CockroachDB does, and the name of its node to the server
+(`SHOW stand_in.node`). When this process ends, all its connections break, as they do when a node is lost.
 
-It runs by itself, without the rest of the package, so that it starts in a moment.
+It runs without the rest of the package, so that it starts fast.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from contextlib import suppress
 from pathlib import Path
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
-"""https://www.postgresql.org/docs/current/protocol-message-formats.html"""
+"""Request codes (https://www.postgresql.org/docs/current/protocol-message-formats.html)."""
 
 UNKNOWN_TO_POSTGRESQL = ("default_transaction_use_follower_reads",)
-"""What a client may ask of CockroachDB at login. There is no replica here that could answer: it reads the present."""
+"""Options that only CockroachDB has, which are dropped. A stale read then returns current data."""
 
 VERSION = "stand-in for CockroachDB v25.4.0: PostgreSQL {}"
-"""As `crdb_version`. Drivers look for a number in it."""
+"""Value of `crdb_version`. Drivers look for a number in it."""
 
 
 class Gateway:
-    """Carries connections between its own port and the server's."""
+    """Forwarder of connections to the server's port."""
 
     def __init__(self, name: str, number: int, server_port: int) -> None:
         self._name = name
@@ -37,23 +37,23 @@ class Gateway:
         self._server_port = server_port
 
     async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        """Carry one connection until either side ends it."""
+        """Forward one connection until either side ends it."""
         with suppress(OSError, EOFError):
             opening = await self._opening(client, answer)
             server, ask = await asyncio.open_connection("127.0.0.1", self._server_port)
             ask.write(opening)
-            upwards = asyncio.create_task(_carry(client, ask))
+            upwards = asyncio.create_task(_forward(client, ask))
             try:
                 with suppress(OSError, EOFError):
-                    await _introduce(server, answer)
-                    await _carry(server, answer)
+                    await _forward_login(server, answer)
+                    await _forward(server, answer)
             finally:
                 upwards.cancel()
                 ask.close()
         answer.close()
 
     async def _opening(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> bytes:
-        """The first message for the server, once the client has seen that there is no encryption here."""
+        """Refuse encryption, and return the first message for the server."""
         while True:
             length, code = struct.unpack("!ii", await client.readexactly(8))
             rest = await client.readexactly(length - 8)
@@ -75,15 +75,12 @@ class Gateway:
 
 
 def _without_unknown(options: str) -> str:
-    kept = []
-    for option in options.split("-c "):
-        if option and not option.startswith(UNKNOWN_TO_POSTGRESQL):
-            kept.append(f"-c {option}")
-    return " ".join(" ".join(kept).split())
+    kept = [option for option in options.split("-c ") if option and not option.startswith(UNKNOWN_TO_POSTGRESQL)]
+    return " ".join(word for option in kept for word in ("-c", *option.split()))
 
 
-async def _introduce(server: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-    """Pass on what the server says at login, and add what it is before it is ready for the first question."""
+async def _forward_login(server: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+    """Forward the server's messages at login, and add `crdb_version` before it is ready for the first query."""
     version = "?"
     while True:
         head = await server.readexactly(5)
@@ -91,14 +88,14 @@ async def _introduce(server: asyncio.StreamReader, answer: asyncio.StreamWriter)
         if head[:1] == b"S" and body.startswith(b"server_version\0"):
             version = body.split(b"\0")[1].decode().partition(" ")[0]
         if head[:1] == b"Z":
-            said = b"crdb_version\0" + VERSION.format(version).encode() + b"\0"
-            answer.write(b"S" + struct.pack("!i", len(said) + 4) + said)
+            status = b"crdb_version\0" + VERSION.format(version).encode() + b"\0"
+            answer.write(b"S" + struct.pack("!i", len(status) + 4) + status)
         answer.write(head + body)
         if head[:1] == b"Z":
             return
 
 
-async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while data := await source.read(65536):
             target.write(data)
@@ -115,6 +112,6 @@ async def _main(name: str, number: str, port: str, server_port: str, ready: str)
 
 
 if __name__ == "__main__":
-    # A shell without job control lets its children ignore it.
+    # The children of a shell without job control ignore SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(_main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
--- What the stand-in has of CockroachDB's own functions and catalogue, so that the same SQL runs on both.
+-- The functions and catalogue columns of CockroachDB that the stand-in has, so that the same SQL runs on both.
 
 -- A session that comes through no gateway is on node 0.
 CREATE SCHEMA crdb_internal;
@@ -6,7 +6,7 @@ CREATE SCHEMA crdb_internal;
 CREATE FUNCTION crdb_internal.node_id() RETURNS bigint LANGUAGE sql STABLE
 RETURN coalesce(current_setting('stand_in.number', true), '0')::bigint;
 
--- CockroachDB's rowid: 48 bits that grow with time, 15 of the node.
+-- CockroachDB's rowid: 48 bits that grow with time, 15 bits of the node.
 CREATE SEQUENCE crdb_internal.rowid AS bigint INCREMENT 32768 START 36028797018963968 MINVALUE 32768;
 
 CREATE FUNCTION unique_rowid() RETURNS bigint LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -14,7 +14,7 @@ RETURN nextval('crdb_internal.rowid') + crdb_internal.node_id();
 
 GRANT USAGE ON SCHEMA crdb_internal TO PUBLIC;
 
--- The dialect reads these columns when it looks at a table; they are CockroachDB's own.
+-- The dialect reads these columns of CockroachDB when it reflects a table.
 DO $$
 BEGIN
     EXECUTE format(

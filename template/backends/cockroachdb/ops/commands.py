@@ -1,4 +1,4 @@
-"""Commands that only this backend has: the walk of the vendor's tutorial, as a program of one's own would do it."""
+"""Command `walk`: the vendor's tutorial, written as an application would write it."""
 
 import random
 import secrets
@@ -14,11 +14,11 @@ from .. import bank
 from ..db import Database, Key
 from ..models import Transfer
 from ..settings import Settings
-from .console import Debug, configured_urls, explained, talk
+from .console import Debug, configured_urls, errors_as_messages, talk
 
 
 def open_accounts(session: Session, *, count: int, deposit: Decimal) -> list[Key]:
-    """Open accounts with something on them: it comes from an account of the bank's, so that the total stays zero."""
+    """Open accounts with a deposit each, taken from the bank's own account so that the total stays zero."""
     vault = bank.open_account(session, owner="the bank")
     accounts = [bank.open_account(session, owner=f"customer {number + 1}").id for number in range(count)]
     for account in accounts:
@@ -27,9 +27,9 @@ def open_accounts(session: Session, *, count: int, deposit: Decimal) -> list[Key
 
 
 def move_half(session: Session, *, source: Key, target: Key) -> Transfer | None:
-    """Move half of what one account has to another; None if half of it is less than a cent.
+    """Move half of one account's balance to another; return None if half of it is less than a cent.
 
-    What is read here decides what is written. Somebody who changes it meanwhile is noticed, and one of the two runs again.
+    The write depends on the read, so SERIALIZABLE makes one of two concurrent calls run again.
     """
     half = (bank.balance(session, source) / 2).quantize(Decimal("0.01"))
     if half <= 0:
@@ -38,13 +38,13 @@ def move_half(session: Session, *, source: Key, target: Key) -> Transfer | None:
 
 
 def walk(
-    accounts: Annotated[int, typer.Option(min=2, help="How many accounts to open.")] = 10,
-    moves: Annotated[int, typer.Option(min=0, help="How often to move half of one's money to another.")] = 100,
-    seed: Annotated[int | None, typer.Option(help="Repeat a walk that had this seed.")] = None,
+    accounts: Annotated[int, typer.Option(min=2, help="Number of accounts to open.")] = 10,
+    moves: Annotated[int, typer.Option(min=0, help="Number of moves.")] = 100,
+    seed: Annotated[int | None, typer.Option(help="Seed of an earlier walk, to repeat it.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Open accounts, and move half of one's money to another, as often as you like: each a retried unit of work."""
-    with explained(debug):
+    """Open accounts and move half of a balance from one to another, each move in a retried transaction."""
+    with errors_as_messages(debug):
         configured_urls()
         chosen = secrets.randbelow(2**32) if seed is None else seed
         rng = random.Random(chosen)  # noqa: S311
@@ -58,8 +58,9 @@ def walk(
             total = db.read(bank.total)
             retries = db.counters.snapshot().get("retries", 0)
         talk.print(
-            f"[green]moved[/] {moved} times between {accounts} accounts, {retries} retried: they hold {sum(balances)} of "
-            f"{1000 * accounts}, the richest {max(balances)}; all entries sum to {total}; seed {chosen}",
+            f"[green]moved[/] {moved} times between {accounts} accounts, {retries} retried: they hold "
+            f"{sum(balances)} of {1000 * accounts}, the richest {max(balances)}; all entries sum to {total}; "
+            f"seed {chosen}",
             highlight=False,
             soft_wrap=True,
         )

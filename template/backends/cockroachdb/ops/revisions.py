@@ -1,8 +1,8 @@
-"""What a revision may consist of where none of its statements can be rolled back, and how a new one is written.
+"""Check that a revision can run again from its beginning, and write new revisions that can.
 
-CockroachDB changes a schema in the background, in steps that others can see, and in a transaction it does not do so as a whole:
-https://www.cockroachlabs.com/docs/stable/online-schema-changes. So each statement stands alone, and what makes a revision whole is that it can
-be run again from its beginning.
+CockroachDB changes a schema in the background, in steps that others can see, and a transaction does not make several
+changes one: https://www.cockroachlabs.com/docs/stable/online-schema-changes. So each statement is a transaction of its
+own, and an interrupted revision is completed by running it again.
 """
 
 import re
@@ -17,24 +17,30 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
 
 from ..settings import URL_SCHEME
-from .statements import MigrationError, short, without_literals
+from .sqltext import MigrationError, short, without_literals
 
 _REPEATABLE = re.compile(
-    r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b | COMMENT\ ON\b | GRANT\b | REVOKE\b
+    r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b
+    | COMMENT\ ON\b | GRANT\b | REVOKE\b
     | ALTER\ TYPE\ .*\bADD\ VALUE\ IF\ NOT\ EXISTS\b
-    | ALTER\ TABLE\ .*\b(ADD\ (COLUMN|CONSTRAINT)\ IF\ NOT\ EXISTS|DROP\ (COLUMN|CONSTRAINT)\ IF\ EXISTS|VALIDATE\ CONSTRAINT
-        |ALTER\ COLUMN\ \S+\ ((SET|DROP)\ (DEFAULT|NOT\ NULL)|(SET\ DATA\ )?TYPE)|OWNER\ TO|SET\ LOCALITY)\b
+    | ALTER\ TABLE\ .*\b(ADD\ (COLUMN|CONSTRAINT)\ IF\ NOT\ EXISTS|DROP\ (COLUMN|CONSTRAINT)\ IF\ EXISTS
+        |VALIDATE\ CONSTRAINT|ALTER\ COLUMN\ \S+\ ((SET|DROP)\ (DEFAULT|NOT\ NULL)|(SET\ DATA\ )?TYPE)
+        |OWNER\ TO|SET\ LOCALITY)\b
     | ALTER\ .*\b(CONFIGURE\ ZONE|IF\ EXISTS\ .*\bRENAME\ TO)\b""",
     re.VERBOSE,
 )
-"""What may run twice; in upper case, as `without_literals` leaves it."""
+"""Statements that may run twice, in the form that `without_literals` returns."""
 
 
-def refuse_what_cannot_be_repeated(script: Script, *, back: bool) -> None:
-    """Look at a revision before any of it runs.
+def refuse_unrepeatable(script: Script, *, back: bool) -> None:
+    """Refuse a revision that could be neither rolled back nor run again if it were interrupted.
+
+    Args:
+        script: the revision; one with `changes = "data"` passes, because it is one transaction.
+        back: the revision is to be undone.
 
     Raises:
-        MigrationError: if it were interrupted it could be neither rolled back nor run again.
+        MigrationError: the revision is refused.
     """
     if getattr(script.module, "changes", "schema") == "data":
         return
@@ -43,23 +49,23 @@ def refuse_what_cannot_be_repeated(script: Script, *, back: bool) -> None:
         plain = without_literals(statement).rstrip("; ")
         if ";" in plain:
             raise MigrationError(
-                f"refused: {short(statement)}. Several statements in one string are one transaction, which cannot be relied on: give "
-                "each an op.execute() of its own"
+                f"refused: {short(statement)}. Several statements in one string are one transaction, which cannot be "
+                "relied on: give each an op.execute() of its own"
             )
         if len(statements) > 1 and not _REPEATABLE.match(plain):
             raise MigrationError(
-                f"refused: {short(statement)}. It cannot run twice, and revision {script.revision} has other statements: interrupted, it "
-                "could be neither rolled back nor run again. Write IF NOT EXISTS or IF EXISTS (if_not_exists=True), or give the "
-                "statement a revision of its own"
+                f"refused: {short(statement)}. It cannot run twice, and revision {script.revision} has other "
+                "statements: interrupted, it could be neither rolled back nor run again. Write IF NOT EXISTS or "
+                "IF EXISTS (if_not_exists=True), or give the statement a revision of its own"
             )
 
 
-def differ(
+def compare_type(
     _context: object, _inspected: object, _column: object, found: TypeEngine[Any], wanted: TypeEngine[Any]
 ) -> bool | None:
-    """For Alembic: whether two types are not the same; None: it may decide itself.
+    """Return whether two types differ, as a hook of Alembic; None lets Alembic decide.
 
-    TEXT, STRING and VARCHAR are one type, with or without a length. Integers are told apart by nobody: the dialect reports all as INT.
+    TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT.
     """
     if isinstance(found, String) and isinstance(wanted, String):
         return found.length != wanted.length
@@ -69,18 +75,13 @@ def differ(
 
 
 def make_repeatable(_context: object, _revision: object, directives: list[ops.MigrationScript]) -> None:
-    """For Alembic: let a new revision be one that may run twice."""
+    """Write IF NOT EXISTS or IF EXISTS into every operation of a new revision, as a hook of Alembic."""
     for directive in directives:
-        for operation in _flat(directive.upgrade_ops.ops if directive.upgrade_ops else ()):
-            _say_exists(operation)
-        for operation in _flat(directive.downgrade_ops.ops if directive.downgrade_ops else ()):
-            _say_exists(operation)
-
-
-def _say_exists(operation: Any) -> None:
-    for name in ("if_not_exists", "if_exists"):
-        if hasattr(operation, name):
-            setattr(operation, name, True)
+        for operations in (directive.upgrade_ops, directive.downgrade_ops):
+            for operation in _flat(operations.ops if operations else ()):
+                for name in ("if_not_exists", "if_exists"):
+                    if hasattr(operation, name):
+                        setattr(operation, name, True)
 
 
 def _flat(operations: Iterable[Any]) -> Iterable[Any]:
@@ -92,22 +93,22 @@ def _flat(operations: Iterable[Any]) -> Iterable[Any]:
 
 
 class _Collected:
-    """Takes what Alembic would write into a file of SQL."""
+    """File to which Alembic writes the SQL of a revision."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
 
     def write(self, text: str) -> None:
-        """One statement."""
+        """Keep one statement."""
         if text.strip():
             self.statements.append(text.strip())
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no statement is buffered."""
 
 
 def _statements(script: Script, *, back: bool) -> list[str]:
-    """What a revision would send, without a server."""
+    """Return the statements that a revision would send, without a server."""
     collected: Any = _Collected()
     dialect = registry.load(URL_SCHEME.replace("+", "."))()
     context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": collected})
@@ -116,8 +117,8 @@ def _statements(script: Script, *, back: bool) -> list[str]:
             (script.module.downgrade if back else script.module.upgrade)()
     except Exception as error:
         raise MigrationError(
-            f"revision {script.revision} cannot be read without a database ({type(error).__name__}: {error}). What it asks the "
-            'database belongs into a revision of its own with changes = "data"'
+            f"revision {script.revision} cannot be read without a database ({type(error).__name__}: {error}). Put the "
+            'queries it needs into a revision of its own with changes = "data"'
         ) from error
     found: list[str] = collected.statements
     return found

@@ -1,12 +1,13 @@
-"""The database `catalog`, yours to replace: what is for sale, in a SQLite file beside the application.
+"""The database `catalog`, yours to replace: the products and their stock, in a SQLite file beside the application.
 
-It learns of orders by message, for it can take part in no commit but its own, and answers in the same way.
+A SQLite file cannot take part in a two-phase commit, so this database receives orders as messages and answers with
+messages.
 """
 
 from sqlalchemy import CheckConstraint, ForeignKey, MetaData, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from .db.outbox import Message, put
+from .db.outbox import Message, enqueue
 from .models import Base as LedgerBase
 
 
@@ -17,7 +18,7 @@ class Base(DeclarativeBase):
 
 
 class Product(Base):
-    """Something for sale. Its price is in cents: SQLite has no exact decimals."""
+    """A product and its stock. Prices are in cents, because SQLite has no exact decimals."""
 
     __tablename__ = "product"
     __table_args__ = (CheckConstraint("stock >= 0", name="stock_is_not_negative"),)
@@ -29,18 +30,18 @@ class Product(Base):
 
 
 class Reservation(Base):
-    """What of the stock is an order's."""
+    """The part of a stock that is set aside for an order."""
 
     __tablename__ = "reservation"
 
     order: Mapped[str] = mapped_column(String(40), primary_key=True)
-    """The order's key, as it is written in a message."""
+    """Key of the order in `orders`, as messages carry it."""
     sku: Mapped[str] = mapped_column(ForeignKey("product.sku"))
     quantity: Mapped[int]
 
 
 def add_product(session: Session, *, sku: str, title: str, price_cents: int, stock: int) -> Product:
-    """Put something on sale."""
+    """Add a product and return it."""
     product = Product(sku=sku, title=title, price_cents=price_cents, stock=stock)
     session.add(product)
     session.flush()
@@ -48,11 +49,11 @@ def add_product(session: Session, *, sku: str, title: str, price_cents: int, sto
 
 
 def reserve(session: Session, message: Message) -> None:
-    """Receive an order: take it from the stock, or tell `orders` that there is not enough."""
+    """Receive an order: reserve the goods, or send `orders` a message that the stock is too small."""
     order, sku, quantity = message.payload["order"], message.payload["sku"], message.payload["quantity"]
     product = session.get(Product, sku)
     if product is None or product.stock < quantity:
-        put(session, target="orders", topic="sold out", payload={"order": order})
+        enqueue(session, target="orders", topic="sold out", payload={"order": order})
         return
     product.stock -= quantity
     session.add(Reservation(order=order, sku=sku, quantity=quantity))

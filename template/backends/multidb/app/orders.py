@@ -1,19 +1,19 @@
-"""The database `orders`, yours to replace: who ordered what, and what was paid.
+"""The database `orders`, yours to replace: the orders of customers and their payments.
 
-An order names its customer by the key of an account in another database. No foreign key can hold that, so it is held by whoever
-writes: `sales.pay` moves the money and notes the payment in one two-phase commit.
+An order names its customer by the key of an account in another database, which no foreign key can enforce. The functions
+that write keep the two in step: `sales.pay` moves the money and records the payment in one two-phase commit.
 """
 
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, MetaData, Numeric, String, func, select
+from sqlalchemy import ForeignKey, MetaData, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from .db import Key, PrimaryKeyMixin
-from .db.changes import Changing
-from .db.outbox import Message, put
+from .db.outbox import Message, enqueue
+from .db.table_sync import ChangeTrackingMixin
 from .models import Base as LedgerBase
 
 
@@ -21,32 +21,28 @@ class Base(DeclarativeBase):
     """Declares the tables of `orders`."""
 
     metadata = MetaData(naming_convention=LedgerBase.metadata.naming_convention)
-    type_annotation_map = {
-        int: BigInteger,
-        Decimal: Numeric(18, 2),
-        datetime: DateTime(timezone=True),
-    }
+    type_annotation_map = LedgerBase.type_annotation_map
 
 
-class Order(PrimaryKeyMixin, Changing, Base):
-    """What a customer ordered. Copied into `reports`, so each row knows the transaction that changed it last."""
+class Order(PrimaryKeyMixin, ChangeTrackingMixin, Base):
+    """An order of a customer. Its changes are tracked, because `reports` keeps a copy."""
 
     __tablename__ = "customer_order"
 
     account_id: Mapped[Key]
-    """The customer's account in `ledger`."""
+    """Account of the customer in `ledger`."""
     sku: Mapped[str] = mapped_column(String(40))
-    """The product's key in `catalog`."""
+    """Key of the product in `catalog`."""
     quantity: Mapped[int]
     amount: Mapped[Decimal]
     payment_key: Mapped[UUID] = mapped_column(default=uuid4)
-    """The idempotency key of its payment, in both databases."""
+    """Idempotency key of the payment in both databases."""
     sold_out: Mapped[bool] = mapped_column(default=False)
     placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Payment(PrimaryKeyMixin, Base):
-    """That an order is paid, once."""
+    """The payment of an order; an order has at most one."""
 
     __tablename__ = "payment"
 
@@ -56,7 +52,7 @@ class Payment(PrimaryKeyMixin, Base):
 
 
 def place(session: Session, *, account_id: Key, sku: str, quantity: int, amount: Decimal) -> Order:
-    """Place an order, and tell `catalog` of it.
+    """Place an order, send it to `catalog` as a message, and return it.
 
     Raises:
         ValueError: the quantity or the amount is not positive.
@@ -66,17 +62,17 @@ def place(session: Session, *, account_id: Key, sku: str, quantity: int, amount:
     order = Order(account_id=account_id, sku=sku, quantity=quantity, amount=amount)
     session.add(order)
     session.flush()
-    message = {"order": str(order.id), "sku": sku, "quantity": quantity}
-    put(session, target="catalog", topic="order placed", payload=message)
+    payload = {"order": str(order.id), "sku": sku, "quantity": quantity}
+    enqueue(session, target="catalog", topic="order placed", payload=payload)
     return order
 
 
 def mark_sold_out(session: Session, message: Message) -> None:
-    """Receive from `catalog` that there was not enough of it."""
+    """Receive from `catalog` that its stock is too small for an order."""
     order = session.get_one(Order, UUID(message.payload["order"]))
     order.sold_out = True
 
 
 def takings(session: Session) -> Decimal:
-    """What all payments come to."""
+    """Return the sum of all payments."""
     return session.scalar(select(func.sum(Payment.amount))) or Decimal(0)

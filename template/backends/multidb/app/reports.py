@@ -1,13 +1,13 @@
-"""The database `reports`, yours to replace: copies that may be queried at length, a moment behind what they are copies of.
+"""The database `reports`, yours to replace: copies for long queries, a moment behind their sources.
 
-Nothing here is written by hand: `{{ package_name }} reports copy` brings `customer_order` up to date, and after `{{ package_name }} fdw setup`
-the schemas `ledger` and `orders` show the tables of those databases themselves.
+`{{ package_name }} reports sync` fills `customer_order`. After `{{ package_name }} fdw setup` the schemas `ledger` and `orders`
+show the tables of those databases themselves.
 """
 
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, DateTime, MetaData, Numeric, String, func, select
+from sqlalchemy import MetaData, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from .db import Key
@@ -18,15 +18,11 @@ class Base(DeclarativeBase):
     """Declares the tables of `reports`."""
 
     metadata = MetaData(naming_convention=LedgerBase.metadata.naming_convention)
-    type_annotation_map = {
-        int: BigInteger,
-        Decimal: Numeric(18, 2),
-        datetime: DateTime(timezone=True),
-    }
+    type_annotation_map = LedgerBase.type_annotation_map
 
 
 class OrderCopy(Base):
-    """An order as it was when it was copied last; columns that are not here are not copied."""
+    """An order as of the last sync, with the columns that are declared here."""
 
     __tablename__ = "customer_order"
 
@@ -39,6 +35,6 @@ class OrderCopy(Base):
 
 
 def sold(session: Session) -> dict[str, int]:
-    """How many of each product were ordered."""
+    """Return the quantity ordered of each product."""
     rows = session.execute(select(OrderCopy.sku, func.sum(OrderCopy.quantity)).group_by(OrderCopy.sku))
     return {sku: int(quantity) for sku, quantity in rows}

@@ -1,11 +1,11 @@
-"""What concerns several databases, yours to replace: written the way the rest of yours should be.
+"""Functions that concern several databases, yours to replace: written the way the rest of yours should be.
 
     databases = open_databases()
     order = databases.run("orders", orders.place, account_id=…, sku="A-1", quantity=1, amount=…)
     databases.two_phase("ledger", "orders").run(sales.pay, order_id=order.id, till=…)
-    outbox.deliver(databases, "orders", sales.RECEIVERS)
+    outbox.relay(databases, "orders", sales.RECEIVERS)
 
-Each function takes the sessions it works on, one for each database, and leaves committing to who calls it.
+Each function takes a session for each database and leaves committing to its caller.
 """
 
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ RECEIVERS: Receivers = {
     ("catalog", "order placed"): catalog.reserve,
     ("orders", "sold out"): orders.mark_sold_out,
 }
-"""Who has the effect of which message."""
+"""Receiver of each message, by target and topic."""
 
 
 def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Payment:
-    """Move the money in one database and note it in the other; an order that is paid is left as it is.
+    """Move the money in `ledger` and record the payment in `orders`; an order that is paid stays as it is.
 
-    Run it by `two_phase`: one without the other would be money taken for nothing, or goods given away.
+    Run it through `two_phase`: the payment without the money, or the money without the payment, would be a loss.
 
     Raises:
         NoResultFound: there is no such order.
@@ -50,7 +50,7 @@ def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Paymen
 
 
 def orders_with_owners(databases: Databases) -> Iterator[tuple[str, Key, Decimal]]:
-    """Every order with the name of its customer, from two databases, in bounded memory."""
+    """Yield the owner, key and amount of every order, joined over two databases in bounded memory."""
     with databases.snapshot("ledger") as ledger, databases.snapshot("orders") as placed:
         owners = ordered(ledger, select(Account.id, Account.owner), by=Account.id)
         amounts = ordered(placed, select(Order.account_id, Order.id, Order.amount), by=Order.account_id)

@@ -1,15 +1,15 @@
-"""Messages between databases that cannot commit together: written with the change they tell of, delivered later, effective once.
+"""Transactional outbox: messages between databases that cannot commit together.
 
-    outbox.put(orders, target="catalog", topic="order placed", payload={"sku": …})     # in the transaction of the order
-    outbox.deliver(databases, "orders", RECEIVERS)                                      # in a worker, again and again
+    outbox.enqueue(orders, target="catalog", topic="order placed", payload={…})     # in the transaction of the order
+    outbox.relay(databases, "orders", RECEIVERS)                                    # in a worker, again and again
 
-A message is a row of the table `outbox`, so it exists exactly if its transaction was committed. Delivery runs its receiver in a
-transaction of the target, which also notes the message's id in the table `inbox`, and then deletes the row. Whoever dies in between
-leaves a message that is delivered again, and the inbox knows it: at least once becomes effectively once. No two deliverers need
-to know of each other.
+A message is a row of the table `outbox`, so it exists exactly if its transaction committed. `relay` runs the receiver in
+a transaction of the target, which also inserts the message's id into the table `inbox`, and then deletes the row. A relay
+that crashes in between delivers the message again, and the inbox drops the duplicate: at-least-once delivery becomes
+effectively once. Several relays may run at once.
 
-What it does not give: the target is behind until a delivery has run, and messages arrive in the order in which they were written
-only as long as none fails.
+Limits: the target is behind until a relay has run, and messages arrive in the order in which they were written only as
+long as none fails.
 """
 
 import logging
@@ -19,44 +19,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    DateTime,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    Uuid,
-    delete,
-    func,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Integer, MetaData, String, Table, Text, Uuid, func, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from .database import Database
 from .databases import Databases
 from .errors import MisuseError
 from .retry import Verdict, classify, first_line
-from .twophase import OnStep, ignore
 from .session import PinnedSession
+from .twophase import OnStep, ignore_step
 
 logger = logging.getLogger(__name__)
 
 BATCH = 100
-"""Messages that one transaction of the target receives. Arbitrary: enough that the commit no longer counts."""
+"""Messages that one transaction of the target receives. Arbitrary: enough that the commit costs little."""
 
-TRIES = 10
-"""Times that a message whose receiver raises is tried again by later deliveries. Then it stays until a person looks at it."""
+MAX_FAILURES = 10
+"""Deliveries of one message that may fail; after that the message stays in the outbox until a person looks at it."""
 
-REMEMBERED = timedelta(days=7)
-"""How long an inbox knows a message: many times longer than a delivery that hangs can have it in hand. Arbitrary."""
+INBOX_RETENTION = timedelta(days=7)
+"""Time for which an inbox keeps the id of a message: far longer than a relay that hangs can hold one. Arbitrary."""
 
 metadata = MetaData()
 
@@ -72,7 +55,7 @@ outgoing = Table(
     Column("failures", Integer, server_default=text("0"), nullable=False),
     Column("reason", Text),
 )
-"""What is to be delivered; gone when it is."""
+"""Messages that are not delivered yet."""
 
 received = Table(
     "inbox",
@@ -80,158 +63,154 @@ received = Table(
     Column("id", Uuid, primary_key=True),
     Column("received_at", DateTime(timezone=True), nullable=False),
 )
-"""What was received, each with the effect it had."""
+"""Ids of the messages that this database received."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a database tells another."""
+    """A message from one database to another, as it is in the outbox."""
 
+    position: int
     id: UUID
+    target: str
     topic: str
     payload: Any
-    """What JSON can hold."""
+    """A JSON value."""
+    written_at: datetime
+    failures: int
+    """Number of failed deliveries."""
+    reason: str | None
+    """Reason of the last failure."""
 
 
 Receiver: TypeAlias = Callable[[PinnedSession, Message], None]
-"""Has the effect of a message, in the transaction it is given and nowhere else."""
+"""Function with the effect of a message, in the transaction that it gets and nowhere else."""
 
 Receivers: TypeAlias = Mapping[tuple[str, str], Receiver]
-"""By target and topic."""
+"""Receivers by target and topic."""
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """What one run did."""
+class RelayResult:
+    """Numbers of messages that a relay delivered, dropped as duplicates, and could not deliver."""
 
     delivered: int = 0
-    known: int = 0
-    """Delivered before, by somebody who did not get to delete them."""
+    duplicates: int = 0
+    """Messages delivered earlier by a relay that crashed before it could delete them."""
     failed: int = 0
-    """Left for the next run, with the reason in the row."""
+    """Messages left for the next relay, each with the reason in its row."""
 
-    def __add__(self, other: "Delivery") -> "Delivery":
-        return Delivery(self.delivered + other.delivered, self.known + other.known, self.failed + other.failed)
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A message that is not delivered."""
-
-    position: int
-    message: Message
-    target: str
-    failures: int
-    reason: str | None
+    def __add__(self, other: "RelayResult") -> "RelayResult":
+        sums = self.delivered + other.delivered, self.duplicates + other.duplicates, self.failed + other.failed
+        return RelayResult(*sums)
 
 
-def put(session: Session, *, target: str, topic: str, payload: Any) -> UUID:
-    """Write a message to `target`, with everything else that this session commits; returns its id."""
+def enqueue(session: Session, *, target: str, topic: str, payload: Any) -> UUID:
+    """Write a message into the outbox, in the transaction of `session`, and return its id.
+
+    Args:
+        session: session on the source.
+        target: name of the database that receives the message.
+        topic: topic; with the target it selects the receiver.
+        payload: a JSON value.
+    """
     id = uuid4()
     session.execute(outgoing.insert().values(id=id, target=target, topic=topic, payload=payload))
     return id
 
 
-def waiting(databases: Databases, source: str, *, most: int = 1000) -> list[Waiting]:
-    """What is not delivered yet, oldest first."""
-    return databases.read(source, _read, most=most)
+def pending(databases: Databases, source: str, *, limit: int = 1000) -> list[Message]:
+    """Return the messages in the outbox of `source`, the oldest first."""
+    return databases.read(source, _read, limit=limit)
 
 
-def deliver(databases: Databases, source: str, receivers: Receivers, *, on_step: OnStep = ignore) -> Delivery:
-    """Deliver what waits in the outbox of `source`, oldest first, until all is delivered or has failed.
+def relay(databases: Databases, source: str, receivers: Receivers, *, on_step: OnStep = ignore_step) -> RelayResult:
+    """Deliver the messages in the outbox of `source`, the oldest first, until each is delivered or has failed.
+
+    Args:
+        databases: the databases of the application.
+        source: name of the database whose outbox is read.
+        receivers: receiver of each message.
+        on_step: callback for each step.
 
     Raises:
-        MisuseError: nobody receives a message; it and all others are left where they are.
-        NodeUnavailable: a database does not answer; nothing is lost, and the rest is for the next run.
+        MisuseError: a message has no receiver; its whole batch stays where it is.
+        NodeUnavailable: a database does not answer; nothing is lost, and the next relay goes on.
     """
-    done, last = Delivery(), 0
-    while True:
-        batch = databases.read(source, _read, most=BATCH, after=last, tries=TRIES)
-        if not batch:
-            return done
+    result, last = RelayResult(), 0
+    while batch := databases.read(source, _read, limit=BATCH, after=last, max_failures=MAX_FAILURES):
         for one in batch:
-            if (one.target, one.message.topic) not in receivers:
+            if (one.target, one.topic) not in receivers:
                 raise MisuseError(
-                    f"nobody receives {one.message.topic!r} for {one.target} (message {one.message.id} in {source}): "
-                    "add a receiver for it",
-                    node=source,
+                    f"no receiver for {one.topic!r} in {one.target} (message {one.id} in {source}): add one", node=source
                 )
         for target in dict.fromkeys(one.target for one in batch):
-            done += _hand_over(databases, source, [one for one in batch if one.target == target], receivers, on_step)
+            mine = [one for one in batch if one.target == target]
+            result += _hand_over(databases, source, mine, receivers, on_step)
         last = batch[-1].position
+    return result
 
 
-def forget(databases: Databases, target: str, *, older_than: timedelta = REMEMBERED) -> int:
-    """Drop from the inbox of `target` what was received so long ago that nobody can deliver it again; returns how many."""
-    horizon = datetime.now(UTC) - older_than
+def prune_inbox(databases: Databases, target: str, *, older_than: timedelta = INBOX_RETENTION) -> int:
+    """Delete old message ids from the inbox of `target` and return their number.
 
-    def drop(session: PinnedSession) -> int:
-        old = delete(received).where(received.c.received_at < horizon).returning(received.c.id)
-        return len(session.scalars(old).all())
+    Args:
+        databases: the databases of the application.
+        target: name of the database.
+        older_than: age of the ids; no relay may still hold a message of that age.
+    """
+    old = received.delete().where(received.c.received_at < datetime.now(UTC) - older_than).returning(received.c.id)
+    return databases.run(target, lambda session: len(session.scalars(old).all()))
 
-    return databases.run(target, drop)
 
-
-def _read(session: PinnedSession, *, most: int, after: int = 0, tries: int | None = None) -> list[Waiting]:
-    wanted = select(outgoing).where(outgoing.c.position > after).order_by(outgoing.c.position).limit(most)
-    if tries is not None:
-        wanted = wanted.where(outgoing.c.failures < tries)
-    rows = session.execute(wanted)
-    return [
-        Waiting(row.position, Message(row.id, row.topic, row.payload), row.target, row.failures, row.reason)
-        for row in rows
-    ]
+def _read(session: PinnedSession, *, limit: int, after: int = 0, max_failures: int | None = None) -> list[Message]:
+    query = outgoing.select().where(outgoing.c.position > after).order_by(outgoing.c.position).limit(limit)
+    if max_failures is not None:
+        query = query.where(outgoing.c.failures < max_failures)
+    return [Message(*row) for row in session.execute(query)]
 
 
 def _hand_over(
-    databases: Databases, source: str, batch: list[Waiting], receivers: Receivers, on_step: OnStep
-) -> Delivery:
+    databases: Databases, source: str, batch: list[Message], receivers: Receivers, on_step: OnStep
+) -> RelayResult:
     target = batch[0].target
 
     def receive(session: PinnedSession) -> tuple[int, dict[int, str]]:
-        known, failed = 0, {}
+        duplicates, failed = 0, {}
         for one in batch:
             try:
                 with session.begin_nested():
-                    if _note(session, one.message.id):
-                        receivers[target, one.message.topic](session, one.message)
+                    if _is_new(session, one.id):
+                        receivers[target, one.topic](session, one)
                     else:
-                        known += 1
+                        duplicates += 1
             except Exception as error:
                 if isinstance(error, DBAPIError) and classify(error) is not Verdict.FATAL:
-                    # Not the message's fault: the whole transaction is run again.
+                    # Not a fault of the message: the whole transaction runs again.
                     raise
                 failed[one.position] = f"{type(error).__name__}: {first_line(error)}"
-        return known, failed
+        return duplicates, failed
 
-    database = databases[target]
     on_step("read")
-    # Whether a commit that was not answered happened, the inbox knows.
-    run = database.using(idempotent=True).run if isinstance(database, Database) else database.run
-    known, failed = run(receive)
+    # Idempotent, because after a lost COMMIT reply the inbox tells whether the transaction committed.
+    duplicates, failed = databases[target].using(idempotent=True).run(receive)
     on_step("received")
 
-    def settle(session: PinnedSession) -> None:
+    def remove(session: PinnedSession) -> None:
         done = [one.position for one in batch if one.position not in failed]
-        session.execute(delete(outgoing).where(outgoing.c.position.in_(done)))
+        session.execute(outgoing.delete().where(outgoing.c.position.in_(done)))
         for position, reason in failed.items():
             logger.warning("message %d of %s to %s failed: %s", position, source, target, reason)
-            session.execute(
-                update(outgoing)
-                .where(outgoing.c.position == position)
-                .values(failures=outgoing.c.failures + 1, reason=reason)
-            )
+            counted = outgoing.update().values(failures=outgoing.c.failures + 1, reason=reason)
+            session.execute(counted.where(outgoing.c.position == position))
 
-    databases.run(source, settle)
+    databases.run(source, remove)
     on_step("settled")
-    return Delivery(len(batch) - known - len(failed), known, len(failed))
+    return RelayResult(len(batch) - duplicates - len(failed), duplicates, len(failed))
 
 
-def _note(session: PinnedSession, id: UUID) -> bool:
-    """Note that a message is received; False if it was before."""
-    row = {"id": id, "received_at": datetime.now(UTC)}
-    if session.bind.dialect.name == "sqlite":
-        noted = sqlite.insert(received).values(row).on_conflict_do_nothing().returning(received.c.id)
-    else:
-        noted = postgresql.insert(received).values(row).on_conflict_do_nothing().returning(received.c.id)
-    return session.scalar(noted) is not None
+def _is_new(session: PinnedSession, id: UUID) -> bool:
+    """Insert the id of a message into the inbox; return False if it was there."""
+    dialect: Any = sqlite if session.bind.dialect.name == "sqlite" else postgresql
+    new = dialect.insert(received).values(id=id, received_at=datetime.now(UTC))
+    return session.scalar(new.on_conflict_do_nothing().returning(received.c.id)) is not None

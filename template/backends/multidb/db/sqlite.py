@@ -1,193 +1,171 @@
-"""A database in a file beside the servers: SQLite, set up so that it can be trusted, and used for what it is.
+"""A SQLite file beside the servers, set up for one writer at a time and for durable commits.
 
-It takes one writer at a time, of all processes together; nothing here pretends otherwise. A writer takes its lock when it begins
-(BEGIN IMMEDIATE), for a transaction that reads first and writes later can fail in the middle, and no waiting would help it. Within
-a process writers queue for a pool of one connection, between processes they wait for the busy timeout. Readers wait for nobody
-and nobody waits for them: they see what was committed before they began (WAL).
+SQLite takes one writer at a time, of all processes together. A writer takes its lock at the start (BEGIN IMMEDIATE), because a
+transaction that reads first and writes later can fail in the middle, and no wait would help it. Writers of one process queue
+for a pool of one connection; writers of several processes wait for the busy timeout. Readers neither wait nor block (WAL): each
+sees what was committed before it began.
 
     catalog = SqliteDatabase("catalog", Path("catalog.sqlite3"))
-    catalog.run(add_product, sku="A-1")        # one transaction; waits for its turn, then cannot lose a race
+    catalog.run(add_product, sku="A-1")        # one transaction; waits for the write lock, then loses no race
     catalog.read(price_of, "A-1")              # one snapshot, on a connection that cannot write
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from threading import Lock
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 
-from .database import inside_work, refuse_nesting
+from .backend import Backend, Route
+from .database import Database
 from .errors import DistributedSQLError, MisuseError
 from .retry import first_line
 from .session import PinnedSession
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 BUSY_TIMEOUT = 5.0
-"""Seconds that a writer waits for its turn, in this process and then again for other processes. As long as `lock_timeout`."""
+"""Seconds that a writer waits in this process, and then again for other processes; as long as `lock_timeout`."""
 
 READERS = 5
-"""Connections of readers that are kept; more are opened as they are needed. SQLAlchemy's own default."""
+"""Connections of readers that stay open; more are opened under load. SQLAlchemy's own default."""
 
 
 class Busy(DistributedSQLError):
-    """Another writer had the file for longer than this one may wait. Nothing happened; it can be tried again."""
+    """Another writer held the file for longer than the busy timeout. Nothing happened; try again."""
 
 
-class FileSession(PinnedSession):
-    """A unit of work on a file. SQLite forgets no failed statement's transaction, so there is nothing to ask before COMMIT."""
+class _FileBackend(Backend):
+    def is_aborted(self, connection: Connection) -> bool:
+        """Return True if SQLite rolled the transaction back by itself, as it does when the disk is full."""
+        driver_connection: Any = connection.connection.driver_connection
+        return not driver_connection.in_transaction
 
-    def finish(self) -> None:
-        """Send what is pending, then COMMIT. For the database that began it."""
-        self.flush()
-        self.committing = True
-        Session.commit(self)
+    def route_load(self, db: Any, load: str | None, node: str | None) -> NoReturn:
+        """Refuse a bulk load."""
+        raise MisuseError("a SQLite file has no COPY: insert the rows with session.execute(insert(Model), rows)")
 
 
-class SqliteDatabase:
-    """Sessions and transactions on one file. Thread-safe; after a fork make another."""
+class SqliteDatabase(Database):
+    """Sessions and transactions on one file, with the methods of `Database`. Thread-safe; make another after a fork.
+
+    Options of `using` change nothing here: each transaction is serializable and runs once, after its wait for the lock.
+    """
 
     def __init__(self, name: str, file: Path, *, busy_timeout: float = BUSY_TIMEOUT, readers: int = READERS) -> None:
+        """Prepare a database; its first connection makes the file.
+
+        Args:
+            name: name for errors.
+            file: path of the file.
+            busy_timeout: longest wait of a writer, in seconds.
+            readers: connections of readers that stay open.
+        """
+        url = URL.create("sqlite", database=str(file))
+        super().__init__({name: url}, backend=_FileBackend())
+        self.route = replace(self.route, node=name)
         self.name = name
         self.file = file
-        self._busy_timeout = busy_timeout
-        self._readers = readers
-        self._engines: dict[bool, Engine] = {}
-        self._lock = Lock()
+        self.busy_timeout = busy_timeout
+        self._writer = self._create_engine(url, pool_size=1, max_overflow=0)
+        self._reader = self._create_engine(url, pool_size=readers, max_overflow=-1)
+        _set_up(self._writer, begin="BEGIN IMMEDIATE")
+        _set_up(self._reader, begin="BEGIN", pragma="query_only = ON")
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name}={self.file})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.dispose()
+    def engine(self, node: str) -> Engine:
+        """Return the engine of the writer."""
+        return self.engine_for()
 
     def engine_for(self, *, readonly: bool = False) -> Engine:
-        """The engine of the one writer, or that of the readers."""
-        with self._lock:
-            if readonly not in self._engines:
-                self._engines[readonly] = self._make(readonly=readonly)
-            return self._engines[readonly]
+        """Return the engine of the writer, or that of the readers."""
+        return self._reader if readonly else self._writer
 
     def dispose(self) -> None:
-        """Close every connection; the last one to go folds the log into the file."""
-        with self._lock:
-            for engine in self._engines.values():
-                engine.dispose()
+        """Close every connection; the last one to close checkpoints the WAL into the file."""
+        self._writer.dispose()
+        self._reader.dispose()
 
-    @contextmanager
-    def session(self, *, readonly: bool = False) -> Iterator[PinnedSession]:
-        """One transaction: committed when the block ends, rolled back when it raises.
+    def open_session(self, route: Route) -> PinnedSession:
+        """Begin a transaction; a writer waits for the write lock.
 
         Raises:
-            Busy: the writer's turn did not come within the busy timeout.
-            MisuseError: the unit of work wrote although it is read-only.
+            Busy: another writer held the lock for longer than the busy timeout.
+            DistributedSQLError: the file cannot be opened.
         """
-        unit = self._begin(readonly=readonly)
-        try:
-            yield unit
-            unit.finish()
-        except OperationalError as error:
-            if readonly and "readonly database" in str(error.orig):
-                raise MisuseError(
-                    f"{self.name} refused the write: this unit of work is read-only. Write through run(…) or session()",
-                    node=self.name,
-                ) from error
-            raise
-        finally:
-            unit.end()
-
-    def run(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(session, …)` as one transaction. Its turn comes once, and then nobody can come in between.
-
-        Raises:
-            Busy: its turn did not come within the busy timeout.
-        """
-        return self._run(False, work, *args, **kwargs)
-
-    def read(self, work: Callable[Concatenate[PinnedSession, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `run`, on a connection that cannot write, and without waiting for anybody."""
-        return self._run(True, work, *args, **kwargs)
-
-    def _run(
-        self, readonly: bool, work: Callable[Concatenate[PinnedSession, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        refuse_nesting()
-        with self.session(readonly=readonly) as unit:
-            token = inside_work.set(True)
-            try:
-                return work(unit, *args, **kwargs)
-            finally:
-                inside_work.reset(token)
-
-    def _begin(self, *, readonly: bool) -> FileSession:
         started = time.monotonic()
+        with self._translated(started):
+            connection = self.engine_for(readonly=route.readonly).connect()
+        session = PinnedSession(connection, node=self.name, readonly=route.readonly, backend=self.backend)
         try:
-            connection = self.engine_for(readonly=readonly).connect()
-        except PoolTimeout as error:
-            raise self._busy("another thread", started) from error
-        except DBAPIError as error:
-            if "locked" in str(error.orig):
-                raise self._busy("another process", started) from error
-            raise DistributedSQLError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
-        unit = FileSession(connection, node=self.name, readonly=readonly)
-        try:
-            # Begins now: who waits for a turn has not read anything yet that could be old by then.
-            unit.connection()
-        except DBAPIError as error:
-            unit.end()
-            if "locked" in str(error.orig):
-                raise self._busy("another process", started) from error
+            with self._translated(started):
+                # Begins at once: what a writer reads before it has the lock could be old when it has it.
+                session.connection()
+        except BaseException:
+            session.release()
             raise
-        return unit
+        return session
 
-    def _busy(self, who: str, started: float) -> Busy:
-        waited = time.monotonic() - started
+    def busy(self, holder: str, started: float) -> Busy:
+        """Return the error of a writer that has waited since `started` (on the monotonic clock)."""
         return Busy(
-            f"{self.name} takes one writer at a time, and {who} was it for the {waited:.1f} s that this one waits. "
-            "Nothing happened: try again, and keep units of work on it short",
+            f"{self.name} takes one writer at a time, and {holder} held it for the {time.monotonic() - started:.1f} s "
+            "that this one waited. Nothing happened: try again, and keep units of work on it short",
             node=self.name,
         )
 
-    def _make(self, *, readonly: bool) -> Engine:
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # What a person's own file may be read by is decided when it is made; its log gets the same mode from SQLite.
-        self.file.touch(mode=0o600, exist_ok=True)
+    @contextmanager
+    def _translated(self, started: float) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout as error:
+            raise self.busy("another thread", started) from error
+        except DBAPIError as error:
+            if "locked" in str(error.orig):
+                raise self.busy("another process", started) from error
+            raise DistributedSQLError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
+
+    def _create_engine(self, url: URL, **pool: int) -> Engine:
         engine = create_engine(
-            URL.create("sqlite", database=str(self.file)),
+            url,
             poolclass=QueuePool,
-            pool_size=self._readers if readonly else 1,
-            max_overflow=-1 if readonly else 0,
-            pool_timeout=self._busy_timeout,
-            connect_args={"timeout": self._busy_timeout, "check_same_thread": False},
+            pool_timeout=self.busy_timeout,
+            connect_args={"timeout": self.busy_timeout, "check_same_thread": False},
+            **pool,
         )
-        _set_up(engine, readonly=readonly)
+
+        @event.listens_for(engine, "do_connect")
+        def make_file(*_: object) -> None:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Only its owner may read the file; SQLite gives the WAL the same mode.
+            self.file.touch(mode=0o600, exist_ok=True)
+
+        @event.listens_for(engine, "handle_error")
+        def explain(context: ExceptionContext) -> None:
+            if "readonly database" in str(context.original_exception):
+                raise MisuseError(
+                    f"{self.name} refused the write: this unit of work is read-only. Write through run(…) or session()",
+                    node=self.name,
+                )
+
         return engine
 
 
-def _set_up(engine: Engine, *, readonly: bool) -> None:
+def _set_up(engine: Engine, *, begin: str, pragma: str = "query_only = OFF") -> None:
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _entry: object) -> None:
-        # The driver begins transactions where it sees fit, and never immediately. From here on only what is below does.
+        # The driver would begin transactions on its own, and never with IMMEDIATE.
         dbapi_connection.isolation_level = None
         dbapi_connection.execute("PRAGMA journal_mode = WAL")
-        # SQLite checks no foreign key unless each connection asks for it.
+        # SQLite enforces foreign keys only on connections that ask for it.
         dbapi_connection.execute("PRAGMA foreign_keys = ON")
-        # NORMAL may lose the last commits in a power cut. A message that was received has been deleted where it came from.
+        # NORMAL may lose the last commits in a power cut, and a received message no longer exists in its source.
         dbapi_connection.execute("PRAGMA synchronous = FULL")
-        if readonly:
-            dbapi_connection.execute("PRAGMA query_only = ON")
+        dbapi_connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+    def send_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)

@@ -1,20 +1,20 @@
-"""Several PostgreSQL databases changed together: all of it happens or none of it, whoever dies and when.
+"""Two-phase commits: change several PostgreSQL databases together or not at all, whatever crashes and when.
 
-    databases.two_phase("ledger", "orders").run(sales.pay, order_id=…)     # pay(ledger, orders, *, order_id): a session each
+    databases.two_phase("ledger", "orders").run(sales.pay, order_id=…)     # pay(ledger, orders, *, order_id)
 
-How it goes. One database keeps the log of decisions; its transaction begins first, takes a lock that names this two-phase commit, and
-ends last. The others are prepared (PREPARE TRANSACTION, as `{{ package_name }}:<id>:<n>`), which is their promise that a commit cannot fail any
-more. Then the log's transaction adds one row, the decision, and commits: that commit is the moment at which everything has happened.
-The work on the log's own database is part of it, so two databases cost one commit more than two transactions, not three. Last,
-the others are told (COMMIT PREPARED).
+One database keeps the decision log. Its transaction begins first, takes an advisory lock for this commit, and ends last.
+The other databases prepare (PREPARE TRANSACTION '<application>:<id>:<n>'): after that their commit cannot fail. Then the
+transaction on the decision log inserts one row, the decision, and commits; at this moment everything has happened. It
+includes the work on that database, so two databases cost one commit more than two separate transactions. Last, the
+prepared transactions are committed (COMMIT PREPARED).
 
-Why nothing is half-done. A row of the log is written once, and never changed. Who finds a prepared transaction without a decision,
-and its lock free, writes the decision `rollback` in its place before rolling back: the one who meant to commit then cannot. While the
-lock is held somebody is still at work, and `recover` leaves it alone. A commit of the decision that is not answered is settled in the
-same way.
+A decision is inserted once and never changed. Recovery that finds a prepared transaction without a decision, and its
+lock free, inserts the decision `rollback` before it rolls back, so that the process that meant to commit no longer can.
+While the lock is held, the commit is in flight and recovery leaves it alone. A decision whose COMMIT was not answered is
+settled in the same way.
 
-What it costs: a prepared transaction keeps its locks, and keeps rows from being vacuumed, until somebody finishes it. Run `{{ package_name }} twophase
-recover` when a process that does this may have died, and at regular intervals; it can do no harm.
+A prepared transaction keeps its locks, and keeps VACUUM from removing rows, until it is finished. Run `twophase recover`
+at regular intervals and whenever a process with two-phase commits may have crashed; it is safe at any time.
 """
 
 import logging
@@ -24,19 +24,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import Column, Connection, DateTime, MetaData, String, Table, Uuid, delete, func, select, text
+from sqlalchemy import Column, DateTime, MetaData, String, Table, Uuid, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from . import backend
-from .database import Database, inside_work, refuse_nesting
 from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable
-from .retry import Attempts, Verdict, classify, first_line, sqlstate_of
-from .routing import Route
+from .retry import Attempts, Verdict, classify, first_line, inside_unit, run_with_retries, sqlstate_of
 from .session import PinnedSession
+
+if TYPE_CHECKING:
+    from .databases import Databases, NamedDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,14 @@ Outcome: TypeAlias = Literal["commit", "rollback"]
 
 OnStep: TypeAlias = Callable[[str], None]
 
-PREFIX = "{{ package_name }}"
-"""Of every prepared transaction of this application; what others prepared on the same server is left alone."""
+PREFIX = __name__.partition(".")[0]
+"""Prefix of the names of this application's prepared transactions; those of other applications are left alone."""
 
-PATIENCE = 2.0
-"""Seconds that a database gets to carry out a decision before it is left to `recover`. Arbitrary."""
+FINISH_TIMEOUT = 2.0
+"""Seconds for which a database is told a decision before it is left to `recover`. Arbitrary."""
 
-MOST_FORGOTTEN = 100
-"""Decisions that one transaction deletes. Arbitrary: after a quiet hour there is one."""
+DELETED_PER_DECISION = 100
+"""Upper limit of the old decisions that one transaction deletes. Arbitrary: there is usually one."""
 
 metadata = MetaData()
 
@@ -64,238 +64,239 @@ decision = Table(
     Column("outcome", String(8), nullable=False),
     Column("decided_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
 )
-"""What was decided, by id. A row is added once, never changed, and some time after everybody has carried it out it is deleted."""
+"""The decision log. A row is inserted once, never changed, and deleted after every database has completed it."""
 
 
 class CommitPending(DistributedSQLError):
-    """It is committed, but not everywhere yet: a database went away after the decision.
-
-    Do not run it again. `recover` finishes it once the database is back.
-    """
+    """The commit is decided, but a database went away before it was told: `recover` finishes it, do not run it again."""
 
 
-def ignore(_step: str) -> None:
-    """For those who need not know how far it has come."""
+def ignore_step(_step: str) -> None:
+    """Do nothing; the default callback."""
 
 
 @dataclass(frozen=True)
 class TwoPhase:
-    """Units of work on several databases that are committed together; made by `Databases.two_phase`."""
+    """Units of work on several databases that commit together; made by `Databases.two_phase`."""
 
-    databases: Mapping[str, Database]
-    """Those that take part, in the order in which the work gets its sessions. Always use the same: no server sees a deadlock
-    that goes through two of them, and only `lock_timeout` ends it."""
-    log: Database
-    log_name: str
-    finished: set[UUID]
-    """What everybody has carried out: the next decision takes it out of the log, which spares a transaction."""
-    on_step: OnStep = ignore
+    databases: "Databases"
+    names: tuple[str, ...]
+    """Databases in the order of the work's sessions. Use the same order everywhere: no server detects a deadlock that
+    involves another server, and only `lock_timeout` ends it."""
     prefix: str = PREFIX
-    """Of the names of prepared transactions. Another one is another application: neither recovers what is the other's."""
+    """Prefix of the names of prepared transactions; `recover` finishes only those with its own prefix."""
+
+    def attempt(self) -> "Attempt":
+        """Return an attempt that has not connected yet."""
+        return self.databases.attempt_class(self)
 
     def run(self, work: Callable[..., T], /, **arguments: Any) -> T:
-        """Run `work(session, session, …)` with a session for each database, as one; again while that is safe and useful.
+        """Run `work(session, session, …)`, with a session for each database, again while that is safe and useful.
 
         Raises:
-            AmbiguousCommit: the answer to the decision was lost and the log does not answer either. `recover` settles it.
-            CommitPending: it is committed, and a database still has to be told.
+            AmbiguousCommit: the reply to the decision was lost, and the log does not answer. `recover` settles it.
+            CommitPending: the commit is decided, and a database still has to be told.
             RetriesExhausted: each attempt failed for a reason that may pass.
             NodeUnavailable: a database did not answer, and nothing happened.
         """
-        refuse_nesting()
-        attempts = Attempts(self.log.retry, Route(), time.monotonic(), False, self.log.counters)
-        while True:
-            try:
-                with self.session() as units:
-                    token = inside_work.set(True)
-                    try:
-                        return work(*units, **arguments)
-                    finally:
-                        inside_work.reset(token)
-            except (DBAPIError, NodeUnavailable) as error:
-                where = getattr(error, "node", None) or " and ".join(self.databases)
-                delay = attempts.after(error, node=where, committing=False, now=time.monotonic())
-            time.sleep(delay)
+        log = self.databases.log
+        attempts = Attempts(log.route.retry or log.retry, log.route, time.monotonic(), log.counters)
+        return run_with_retries(
+            attempts,
+            lambda _route: self.attempt(),
+            lambda attempt: work(*attempt.open(), **arguments),
+            concurrency=log.concurrency,
+            lock=self.databases.retry_lock,
+        )
 
     @contextmanager
     def session(self) -> Iterator[tuple[PinnedSession, ...]]:
-        """A session for each database: committed together when the block ends, rolled back when it raises, never retried."""
-        attempt = _Attempt(self)
+        """Open a session for each database: committed together when the block ends, rolled back when it raises."""
+        attempt = self.attempt()
         try:
-            attempt.begin()
-            self.on_step("begun")
-            yield tuple(attempt.units[name] for name in self.databases)
-            self.on_step("worked")
-            attempt.prepare()
-            attempt.decide()
-            attempt.complete()
-        except BaseException:
-            attempt.undo()
-            raise
+            yield attempt.open()
+            attempt.finish()
         finally:
-            attempt.end()
+            attempt.release()
 
 
-class _Attempt:
-    """One try: its sessions, and what has been promised so far."""
+class Attempt:
+    """One attempt at a two-phase commit: its sessions, and the names of what it has prepared; a `retry.Unit`."""
+
+    committing = False
+    """Always False, because `finish` settles a lost COMMIT reply itself."""
+    in_doubt = False
 
     def __init__(self, plan: TwoPhase) -> None:
-        self.plan = plan
-        self.id = uuid4()
-        self.units: dict[str, PinnedSession] = {}
-        self.prepared: dict[str, str] = {}
-        """The name that was given to the transaction of each database, from the moment at which it may be prepared."""
-        self.forgetting: list[UUID] = []
-        """Decisions of others that everybody has carried out, which this one deletes from the log."""
-        self.decided = False
-        """Whether the decision may be in the log; from then on nothing here may roll back."""
+        """Connect nothing yet."""
+        self.node = " and ".join(plan.names)
+        self._plan = plan
+        self._databases = plan.databases
+        self._on_step = plan.databases.on_step
+        self._id = uuid4()
+        self._sessions: dict[str, PinnedSession] = {}
+        self._prepared: dict[str, str] = {}
+        """Name of the prepared transaction of each database, set before PREPARE is sent."""
+        self._deleting: list[UUID] = []
+        """Completed commits whose decisions this attempt deletes."""
+        self._decided = False
+        """The decision may be in the log, so nothing may be rolled back any more."""
 
-    @property
-    def log(self) -> PinnedSession:
-        return self.units[self.plan.log_name]
+    def open(self) -> tuple[PinnedSession, ...]:
+        """Open the sessions and return those of the work.
 
-    def begin(self) -> None:
-        """Open the sessions, the log's first: its lock says that somebody is at work on what is prepared later."""
-        databases = {self.plan.log_name: self.plan.log, **self.plan.databases}
-        for name, database in databases.items():
-            self.units[name] = database._begin(Route(node=database.nodes[0]), None)
-            if name == self.plan.log_name:
-                self.log.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock_of(self.id)})
+        The decision log comes first: recovery takes what is prepared under its lock for a commit in flight.
+        """
+        for name in dict.fromkeys((self._databases.decision_log, *self._plan.names)):
+            server = self._databases.server(name)
+            self._sessions[name] = session = server.open_session(server.route)
+            if name == self._databases.decision_log:
+                session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _lock_of(self._id)})
+        self._on_step("begun")
+        return tuple(self._sessions[name] for name in self._plan.names)
 
-    def prepare(self) -> None:
-        """Get the promise of everybody but the log. What a database refuses now, it says in its own words."""
-        others = [name for name in self.units if name != self.plan.log_name]
-        for unit in self.units.values():
-            unit.flush()
+    def finish(self) -> None:
+        """Prepare the databases, commit the decision, and commit what is prepared."""
+        # The caller's work has ended: what settles a lost COMMIT reply is not nested in it.
+        token = inside_unit.set(())
+        try:
+            self._on_step("worked")
+            self._prepare()
+            self._decide()
+            self._complete()
+        finally:
+            inside_unit.reset(token)
+
+    def release(self) -> None:
+        """Roll back what is prepared unless the decision may be made, and return the connections.
+
+        The session of the decision log is the last: its end releases the lock.
+        """
+        if not self._decided:
+            for name, gid in self._prepared.items():
+                try:
+                    _finish(self._databases.server(name), gid, "rollback", timeout=0)
+                except SQLAlchemyError as error:
+                    logger.warning("%s on %s is left for `recover` to roll back: %s", gid, name, first_line(error))
+        self._databases.completed.update(self._deleting)
+        for session in reversed(self._sessions.values()):
+            session.release()
+
+    def _prepare(self) -> None:
+        """Prepare every database but the decision log. A database that cannot commit refuses here, in its own words."""
+        for session in self._sessions.values():
+            session.flush()
+        others = [name for name in self._sessions if name != self._databases.decision_log]
         for number, name in enumerate(others, start=1):
-            unit = self.units[name]
-            if backend.is_aborted(unit.bind):
+            session = self._sessions[name]
+            if self._databases.log.backend.is_aborted(session.bind):
                 # PostgreSQL answers PREPARE in an aborted transaction with a rollback and no error.
                 raise MisuseError(
-                    f"a statement failed on {name} and the unit of work went on: its changes would be lost without a word. "
-                    "Let the error out, or contain the statement in session.begin_nested()",
+                    f"a statement failed on {name} and the unit of work went on: its changes would be lost without a "
+                    "word. Let the error out, or contain the statement in session.begin_nested()",
                     node=name,
                 )
-            self.prepared[name] = name_of(self.id, number, self.plan.prefix)
+            self._prepared[name] = name_of(self._id, number, self._plan.prefix)
             try:
-                unit.bind.exec_driver_sql(f"PREPARE TRANSACTION '{self.prepared[name]}'")
+                session.bind.exec_driver_sql(f"PREPARE TRANSACTION '{self._prepared[name]}'")
             except DBAPIError as error:
                 if not error.connection_invalidated:
-                    # It voted no and has rolled back: there is nothing left to undo.
-                    del self.prepared[name]
+                    # The server refused and has rolled back: there is nothing left to undo.
+                    del self._prepared[name]
                 raise
-            # What is prepared belongs to no session any more; the connection is needed again to finish it.
-            unit.end()
-            self.plan.on_step(f"prepared {name}")
+            # A prepared transaction belongs to no session, and finishing it takes a connection of the same pool.
+            session.release()
+            self._on_step(f"prepared {name}")
 
-    def decide(self) -> None:
-        """Write the decision and commit it, with the work on the log's own database."""
-        forgettable = self._claim_finished()
-        row = {"id": self.id, "outcome": "commit"}
-        write = insert(decision).values(row)
-        if forgettable:
-            write = write.add_cte(delete(decision).where(decision.c.id.in_(forgettable)).cte("forgotten"))
+    def _decide(self) -> None:
+        """Insert the decision and commit it, together with the work on the database of the decision log."""
+        log = self._databases.decision_log
+        session = self._sessions[log]
+        write = insert(decision).values(id=self._id, outcome="commit")
+        with suppress(KeyError):
+            # Each completed commit is taken by one transaction only, so that none waits for another.
+            while len(self._deleting) < DELETED_PER_DECISION:
+                self._deleting.append(self._databases.completed.pop())
+        if self._deleting:
+            write = write.add_cte(delete(decision).where(decision.c.id.in_(self._deleting)).cte("completed"))
         try:
-            self.log.execute(write)
+            session.execute(write)
         except IntegrityError as error:
-            raise NodeUnavailable(
-                f"{self.plan.log_name} was away, and `recover` has rolled this back meanwhile", node=self.plan.log_name
-            ) from error
-        self.plan.on_step("deciding")
+            raise NodeUnavailable(f"{log} was away, and `recover` rolled this back meanwhile", node=log) from error
+        self._on_step("deciding")
         try:
-            self.log.finish()
+            session.finish()
         except DBAPIError as error:
-            if classify(error, committing=self.log.committing) is not Verdict.AMBIGUOUS:
+            if classify(error, committing=session.committing) is not Verdict.AMBIGUOUS:
                 raise
-            self.decided = True
-            self.decided = self._settle(error) == "commit"
-            if not self.decided:
+            self._decided = True
+            self._decided = self._settle(error) == "commit"
+            if not self._decided:
                 raise
         except BaseException:
-            # Somebody wanted to stop while COMMIT was on its way.
-            self.decided = self.log.committing
+            # An interrupt may have come while COMMIT was on its way.
+            self._decided = session.committing
             raise
-        self.decided = True
-        self.forgetting.clear()
-        self.plan.on_step("decided")
+        self._decided = True
+        self._deleting.clear()
+        self._on_step("decided")
 
-    def complete(self) -> None:
-        """Tell everybody."""
-        pending = []
-        for name, gid in self.prepared.items():
+    def _complete(self) -> None:
+        """Commit what is prepared."""
+        failures: dict[str, SQLAlchemyError] = {}
+        for name, gid in self._prepared.items():
             try:
-                _finish(self.plan.databases[name], gid, "commit", patience=PATIENCE)
+                _finish(self._databases.server(name), gid, "commit", timeout=FINISH_TIMEOUT)
             except SQLAlchemyError as error:
-                logger.error("%s is committed, but %s does not know yet: %s", gid, name, first_line(error))
-                pending.append((name, error))
+                logger.error("%s is decided, but not committed on %s: %s", gid, name, first_line(error))
+                failures[name] = error
             else:
-                self.plan.on_step(f"committed {name}")
-        if pending:
-            names = ", ".join(name for name, _ in pending)
+                self._on_step(f"committed {name}")
+        if failures:
+            name, first = next(iter(failures.items()))
+            names = ", ".join(failures)
             raise CommitPending(
-                f"it is committed, but {names} could not be told ({first_line(pending[0][1])}) and shows the state before. "
-                f"Do not run it again: `{PREFIX} twophase recover` finishes it once {names} is back",
-                node=pending[0][0],
-                failures=[error for _, error in pending],
-            ) from pending[0][1]
-        self.plan.finished.add(self.id)
-
-    def undo(self) -> None:
-        """Roll back what was prepared, unless the decision may have been made. What cannot be told is left to `recover`."""
-        if self.decided:
-            return
-        for name, gid in self.prepared.items():
-            try:
-                _finish(self.plan.databases[name], gid, "rollback", patience=0)
-            except SQLAlchemyError as error:
-                logger.warning("%s on %s is left for `recover` to roll back: %s", gid, name, first_line(error))
-
-    def end(self) -> None:
-        """Give the connections back, that of the log last: with it the lock goes."""
-        self.plan.finished.update(self.forgetting)
-        for unit in reversed(self.units.values()):
-            unit.end()
-
-    def _claim_finished(self) -> list[UUID]:
-        """Decisions that everybody has carried out, for this transaction to delete: each by one only, so that none waits."""
-        with suppress(KeyError):
-            while len(self.forgetting) < MOST_FORGOTTEN:
-                self.forgetting.append(self.plan.finished.pop())
-        return self.forgetting
+                f"the commit is decided, but {names} could not be told ({first_line(first)}) and shows the state before: "
+                f"do not run the work again, `{PREFIX} twophase recover` finishes it once {names} is back",
+                node=name,
+                failures=list(failures.values()),
+            ) from first
+        self._databases.completed.add(self._id)
 
     def _settle(self, error: DBAPIError) -> Outcome:
         try:
-            return decide(self.plan.log, self.id)
+            return settle(self._databases.log, self._id)
         except (DBAPIError, DistributedSQLError) as second:
+            log = self._databases.decision_log
             raise AmbiguousCommit(
-                f"{self.plan.log_name} did not say whether it committed ({first_line(error)}), and does not answer "
-                f"({first_line(second)}). Nothing is half-done: `{PREFIX} twophase recover` finishes it one way or the other "
-                "once it is back. Look for the effect before you run it again",
-                node=self.plan.log_name,
+                f"{log} did not say whether it committed ({first_line(error)}), and does not answer "
+                f"({first_line(second)}). Nothing is half-done: `{PREFIX} twophase recover` finishes it one way or the "
+                "other once the database is back. Look for the effect before you run the work again",
+                node=log,
                 failures=[error],
             ) from error
 
 
-# What is outstanding ------------------------------------------------------------------------------------------------
+# Recovery -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Outstanding:
-    """A two-phase commit that somebody has not finished."""
+class InDoubtTransaction:
+    """A two-phase commit that is prepared somewhere and not finished."""
 
     id: UUID
     prepared: Mapping[str, str]
-    """The name of the prepared transaction, by database."""
+    """Name of the prepared transaction by database."""
     age: timedelta
-    """Of the oldest of them."""
+    """Time since the oldest PREPARE."""
     outcome: Outcome | None
-    """What the log says; None: nothing."""
+    """The decision in the log; None: there is none."""
     in_flight: bool = False
-    """Whether the one who began it still holds its lock."""
+    """The process that began it still holds its lock."""
 
     @property
     def state(self) -> str:
-        """What `recover` would do about it."""
+        """State, and what `recover` would do about it."""
         if self.outcome:
             return f"decided: {self.outcome}"
         return "in flight: left alone" if self.in_flight else "abandoned: to be rolled back"
@@ -303,39 +304,43 @@ class Outstanding:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one run of `recover` did."""
+    """Result of one run of `recover`."""
 
     committed: list[UUID] = field(default_factory=list)
     rolled_back: list[UUID] = field(default_factory=list)
     in_flight: list[UUID] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
-    """Databases that did not answer, each with its reason; what they have prepared is for the next run."""
+    """Reason for each database that did not answer; the next run finishes what it has prepared."""
 
 
-def outstanding(databases: Mapping[str, Database], log: Database, *, prefix: str = PREFIX) -> list[Outstanding]:
-    """Every two-phase commit of this application that is prepared somewhere, oldest first.
+def in_doubt_transactions(databases: "Databases", *, prefix: str = PREFIX) -> list[InDoubtTransaction]:
+    """Return the two-phase commits that are prepared somewhere, the oldest first.
 
     Raises:
         NodeUnavailable: a database does not answer.
     """
-    found, unreachable = _prepared(databases, log, prefix)
+    found, unreachable = _in_doubt(databases, prefix)
     if unreachable:
         raise NodeUnavailable("; ".join(f"{name}: {reason}" for name, reason in unreachable.items()))
     return found
 
 
-def recover(
-    databases: Mapping[str, Database], log: Database, *, on_step: OnStep = ignore, prefix: str = PREFIX
-) -> Recovery:
-    """Finish what was begun and abandoned: commit what the log says was decided, roll back the rest, leave alone what is in flight.
+def recover(databases: "Databases", *, on_step: OnStep = ignore_step, prefix: str = PREFIX) -> Recovery:
+    """Finish abandoned commits: commit what was decided, roll back the rest, and leave alone what is in flight.
 
-    Can be run at any time, by several at once, and again after it was killed.
+    Safe at any time, several times at once, and again after it was killed.
+
+    Args:
+        databases: the databases of the application.
+        on_step: callback for each step.
+        prefix: as for `TwoPhase`.
 
     Raises:
-        NodeUnavailable: the log does not answer; nothing can be done without it.
+        NodeUnavailable: the decision log does not answer.
     """
-    known = _known(log)
-    found, unreachable = _prepared(databases, log, prefix)
+    log = databases.log
+    decided = log.read(lambda session: set(session.scalars(select(decision.c.id))))
+    found, unreachable = _in_doubt(databases, prefix)
     result = Recovery(unreachable=unreachable)
     on_step("looked")
     for one in found:
@@ -344,80 +349,71 @@ def recover(
             if one.in_flight:
                 result.in_flight.append(one.id)
                 continue
-            outcome = decide(log, one.id)
-            known.add(one.id)
+            outcome = settle(log, one.id)
+            decided.add(one.id)
             on_step(f"decided {outcome}")
-        done = result.committed if outcome == "commit" else result.rolled_back
+        finished = result.committed if outcome == "commit" else result.rolled_back
         for name, gid in one.prepared.items():
             try:
-                ours = _finish(databases[name], gid, outcome, patience=PATIENCE)
+                was_there = _finish(databases.server(name), gid, outcome, timeout=FINISH_TIMEOUT)
             except SQLAlchemyError as error:
                 unreachable[name] = first_line(error)
                 continue
-            if ours and one.id not in done:
-                done.append(one.id)
+            if was_there and one.id not in finished:
+                finished.append(one.id)
             on_step(f"{outcome} {name}")
     if not unreachable:
-        # Decided before anybody looked for prepared transactions, and by now nobody has one: all have carried it out.
-        _forget(log, *known)
+        # Decided before the search for prepared transactions, of which none is left: every database has completed them.
+        if decided:
+            completed = delete(decision).where(decision.c.id.in_(decided))
+            log.using(idempotent=True).run(PinnedSession.execute, completed)
         on_step("forgotten")
     return result
 
 
-def decide(log: Database, id: UUID) -> Outcome:
-    """The decision on a two-phase commit that nobody is at work on: the one in the log, or `rollback`, which then is in the log.
+def settle(log: "NamedDatabase", id: UUID) -> Outcome:
+    """Return the decision on an abandoned commit: the one in the log, or `rollback`, which is then inserted.
 
-    Waits for a decision that is just being committed.
+    Waits for a decision whose transaction is about to commit.
     """
 
-    def write_once(session: PinnedSession) -> Outcome | None:
+    def write_once(session: PinnedSession) -> Any:
         session.execute(insert(decision).values(id=id, outcome="rollback").on_conflict_do_nothing())
-        outcome: Outcome | None = session.scalar(select(decision.c.outcome).where(decision.c.id == id))
-        return outcome
+        return session.scalar(select(decision.c.outcome).where(decision.c.id == id))
 
     while True:
-        # None: everybody had carried it out, and it was forgotten between the two statements.
-        if outcome := log.using(idempotent=True).run(write_once):
+        # None: another recovery completed and deleted it between the two statements.
+        outcome: Outcome | None = log.using(idempotent=True).run(write_once)
+        if outcome:
             return outcome
 
 
 def name_of(id: UUID, number: int, prefix: str = PREFIX) -> str:
-    """What the transaction of the database with that number is called while it is prepared."""
+    """Return the name of the prepared transaction of the database with that number."""
     return f"{prefix}:{id}:{number}"
 
 
 _NAME = re.compile(r":([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):[0-9]+")
 
+_PREPARED = text(
+    "SELECT gid, clock_timestamp() - prepared FROM pg_prepared_xacts "
+    "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
+)
 
-def lock_of(id: UUID) -> int:
-    """The advisory lock of a two-phase commit: the first half of its id, as the signed number that PostgreSQL takes."""
+
+def _lock_of(id: UUID) -> int:
+    """Return the advisory lock of a two-phase commit: the first half of its id, as PostgreSQL's signed bigint."""
     return int.from_bytes(id.bytes[:8], signed=True)
 
 
-def _known(log: Database) -> set[UUID]:
-    def ids(session: PinnedSession) -> set[UUID]:
-        return set(session.scalars(select(decision.c.id)))
-
-    return log.read(ids)
-
-
-def _forget(log: Database, *ids: UUID) -> None:
-    if ids:
-        log.using(idempotent=True).run(
-            lambda session: session.execute(delete(decision).where(decision.c.id.in_(ids)))
-        )
-
-
-def _prepared(
-    databases: Mapping[str, Database], log: Database, prefix: str
-) -> tuple[list[Outstanding], dict[str, str]]:
-    """What is prepared on the databases that answer, and why the others do not."""
+def _in_doubt(databases: "Databases", prefix: str) -> tuple[list[InDoubtTransaction], dict[str, str]]:
+    """Return what is prepared on the databases that answer, and the reasons of those that do not."""
     names: dict[UUID, dict[str, str]] = {}
     ages: dict[UUID, timedelta] = {}
     unreachable: dict[str, str] = {}
-    for name, database in databases.items():
+    for name, server in databases.servers.items():
         try:
-            rows = database.read(_list_prepared, prefix)
+            rows = server.read(lambda session: session.execute(_PREPARED, {"prefix": f"{prefix}:"}).all())
         except (DBAPIError, NodeUnavailable) as error:
             unreachable[name] = first_line(error)
             continue
@@ -427,51 +423,34 @@ def _prepared(
                 names.setdefault(id, {})[name] = gid
                 ages[id] = max(age, ages.get(id, timedelta()))
 
-    def judge(session: PinnedSession) -> list[Outstanding]:
+    def judge(session: PinnedSession) -> list[InDoubtTransaction]:
         found = []
         for id in sorted(names, key=lambda id: ages[id], reverse=True):
-            # Lock first, log second: who holds no lock any more has decided, or never will.
-            free = session.scalar(text("SELECT pg_try_advisory_xact_lock_shared(:lock)"), {"lock": lock_of(id)})
+            # The lock first, the log second: a process that no longer holds the lock has decided, or never will.
+            free = session.scalar(text("SELECT pg_try_advisory_xact_lock_shared(:lock)"), {"lock": _lock_of(id)})
             outcome = session.scalar(select(decision.c.outcome).where(decision.c.id == id))
-            found.append(Outstanding(id, names[id], ages[id], outcome, in_flight=not free))
+            found.append(InDoubtTransaction(id, names[id], ages[id], outcome, in_flight=not free))
         return found
 
-    return (log.read(judge) if names else []), unreachable
+    return (databases.log.read(judge) if names else []), unreachable
 
 
-def _list_prepared(session: PinnedSession, prefix: str) -> list[tuple[str, timedelta]]:
-    rows = session.execute(
-        text(
-            "SELECT gid, clock_timestamp() - prepared FROM pg_prepared_xacts "
-            "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
-        ),
-        {"prefix": f"{prefix}:"},
-    )
-    return [(gid, age) for gid, age in rows]
-
-
-def _finish(database: Database, gid: str, outcome: Outcome, *, patience: float) -> bool:
-    """Commit or roll back one prepared transaction; whether it was still there, for somebody else may have been faster."""
-    deadline = time.monotonic() + patience
+def _finish(server: "NamedDatabase", gid: str, outcome: Outcome, *, timeout: float) -> bool:
+    """Commit or roll back a prepared transaction, for up to `timeout` seconds; return False if it is finished already."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
-            with _autocommit(database) as connection:
+            with server.engine_for().connect() as connection:
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql(f"{outcome.upper()} PREPARED '{gid}'")
         except DBAPIError as error:
             state = sqlstate_of(error)
-            if state == "42704":  # undefined_object: it is finished already
+            if state == "42704":  # undefined_object: it is finished
                 return False
-            # 55000 while somebody else is about to finish it.
+            # 55000 (object_not_in_prerequisite_state): another session is finishing it.
             passing = state == "55000" or classify(error, connecting=True) is not Verdict.FATAL
             if not passing or time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            server.concurrency.sleep(0.05)
         else:
             return True
-
-
-@contextmanager
-def _autocommit(database: Database) -> Iterator[Connection]:
-    engine = database.engine(database.nodes[0])
-    with engine.connect() as connection:
-        yield connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -1,4 +1,4 @@
-"""The commands that only unrelated databases need: what is outstanding between them, and what one sees of another."""
+"""Commands for what happens between the databases: in-doubt transactions, messages, copies, foreign tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,28 +8,28 @@ import typer
 from rich.table import Table
 
 from .. import sales
+from ..databases import DATABASES, TABLE_SYNCS, open_databases
 from ..db import outbox
 from ..db import twophase as protocol
-from ..db.copies import behind, copy, position
 from ..db.databases import Databases
-from ..places import COPIES, LOG, open_databases
+from ..db.table_sync import lag, position, sync_table
 from .connections import connect
-from .console import Debug, configured_urls, explained, give_up, out, talk
+from .console import Debug, configured_urls, errors_as_messages, give_up, out, talk
 from .foreign import TARGET, ForeignError, examples, explain, local_cluster, set_up, sources, take_down
 
-fdw = typer.Typer(no_args_is_help=True, help="The tables of the other databases, seen from the reporting database.")
-messages = typer.Typer(no_args_is_help=True, help="What the outboxes hold, and its delivery.")
-reports = typer.Typer(no_args_is_help=True, help="The copies in the reporting database.")
-twophase = typer.Typer(no_args_is_help=True, help="Two-phase commits that somebody has not finished.")
+fdw = typer.Typer(no_args_is_help=True, help="Foreign tables: the other databases as seen from the reporting database.")
+messages = typer.Typer(no_args_is_help=True, help="Messages in the outboxes.")
+reports = typer.Typer(no_args_is_help=True, help="Copies in the reporting database.")
+twophase = typer.Typer(no_args_is_help=True, help="Two-phase commits that are not finished.")
 
 
 @twophase.command("list")
-def list_outstanding(debug: Debug = False) -> None:
-    """Show every two-phase commit that is prepared somewhere, and what `recover` would do about it."""
-    with explained(debug), _databases() as databases:
-        found = protocol.outstanding(databases.servers, databases.server(LOG))
+def list_in_doubt(debug: Debug = False) -> None:
+    """Show every two-phase commit that is prepared somewhere, and what `recover` would do with it."""
+    with errors_as_messages(debug), _databases() as databases:
+        found = protocol.in_doubt_transactions(databases)
         if not found:
-            talk.print("[green]nothing outstanding[/]: every two-phase commit is finished")
+            talk.print("[green]nothing in doubt[/]: every two-phase commit is finished")
             return
         table = _table("id", "prepared on", "age", "state")
         for one in found:
@@ -39,9 +39,9 @@ def list_outstanding(debug: Debug = False) -> None:
 
 @twophase.command()
 def recover(debug: Debug = False) -> None:
-    """Finish what was abandoned: commit what was decided, roll back the rest, leave alone what is in flight."""
-    with explained(debug), _databases() as databases:
-        done = protocol.recover(databases.servers, databases.server(LOG))
+    """Finish abandoned two-phase commits: commit decided ones, roll back the others, skip those in flight."""
+    with errors_as_messages(debug), _databases() as databases:
+        done = protocol.recover(databases)
         out.print(
             f"{len(done.committed)} committed, {len(done.rolled_back)} rolled back, {len(done.in_flight)} in flight",
             highlight=False,
@@ -52,14 +52,12 @@ def recover(debug: Debug = False) -> None:
 
 @messages.command("list")
 def list_messages(debug: Debug = False) -> None:
-    """Show what waits in the outboxes, and why it was not delivered."""
-    with explained(debug), _databases() as databases:
+    """Show the messages that wait in the outboxes, and why they were not delivered."""
+    with errors_as_messages(debug), _databases() as databases:
         table = _table("from", "to", "topic", "id", "failures", "reason")
         for source in _with_outbox():
-            for one in outbox.waiting(databases, source):
-                message = one.message
-                cells = [source, one.target, message.topic, str(message.id), str(one.failures), one.reason or ""]
-                table.add_row(*cells)
+            for one in outbox.pending(databases, source):
+                table.add_row(source, one.target, one.topic, str(one.id), str(one.failures), one.reason or "")
         if table.row_count:
             out.print(table)
         else:
@@ -68,45 +66,47 @@ def list_messages(debug: Debug = False) -> None:
 
 @messages.command()
 def deliver(debug: Debug = False) -> None:
-    """Deliver what waits in the outboxes, answers included; failed messages stay, with their reason."""
-    with explained(debug), _databases() as databases:
-        done = outbox.Delivery()
+    """Deliver the messages in the outboxes, answers included; failed ones stay, with the reason."""
+    with errors_as_messages(debug), _databases() as databases:
+        done = outbox.RelayResult()
         while True:
-            round_trip = outbox.Delivery()
+            round_trip = outbox.RelayResult()
             for source in _with_outbox():
-                round_trip += outbox.deliver(databases, source, sales.RECEIVERS)
+                round_trip += outbox.relay(databases, source, sales.RECEIVERS)
             done += round_trip
-            # A message may be answered with another, by a database whose turn is over.
+            # A receiver may answer with a message of its own, in an outbox that was emptied before.
             if not round_trip.delivered or round_trip.failed:
                 break
         for target in _with_outbox():
-            outbox.forget(databases, target)
-        out.print(f"{done.delivered} delivered, {done.known} known already, {done.failed} failed", highlight=False)
+            outbox.prune_inbox(databases, target)
+        out.print(f"{done.delivered} delivered, {done.duplicates} duplicates, {done.failed} failed", highlight=False)
         if done.failed:
             raise typer.Exit(1)
 
 
-@reports.command("copy")
-def copy_all(
-    afresh: Annotated[bool, typer.Option("--afresh", help="Copy everything, and remove what is no more.")] = False,
+@reports.command("sync")
+def sync_all(
+    full_refresh: Annotated[
+        bool, typer.Option("--full-refresh", help="Copy everything, and delete rows that the source lacks.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Bring the copies up to date."""
-    with explained(debug), _databases() as databases:
-        for one in COPIES:
-            done = copy(databases, one, afresh=afresh)
-            how = "afresh" if done.afresh else "since the last time"
-            out.print(f"{one.into.name}: {done.rows} rows copied, {done.deleted} removed, {how}", highlight=False)
+    with errors_as_messages(debug), _databases() as databases:
+        for one in TABLE_SYNCS:
+            done = sync_table(databases, one, full_refresh=full_refresh)
+            kind = "full refresh" if done.full_refresh else "incremental"
+            out.print(f"{one.into.name}: {done.rows} rows copied, {done.deleted} deleted, {kind}", highlight=False)
 
 
 @reports.command("status")
 def show_copies(debug: Debug = False) -> None:
-    """Show how far the copies have come."""
-    with explained(debug), _databases() as databases:
+    """Show how far behind the copies are."""
+    with errors_as_messages(debug), _databases() as databases:
         table = _table("copy", "of", "complete below", "rows changed since")
-        for one in COPIES:
+        for one in TABLE_SYNCS:
             found = position(databases, one)
-            cells = [one.into.name, one.source, found.horizon if found else "never begun", str(behind(databases, one))]
+            cells = [one.into.name, one.source, found.horizon if found else "never synced", str(lag(databases, one))]
             table.add_row(*cells)
         out.print(table)
 
@@ -116,18 +116,18 @@ def setup(
     rotate: Annotated[bool, typer.Option("--rotate", help="Give the readers new passwords.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show the tables of the other databases in the reporting database; run it again after a migration."""
-    with explained(debug, ForeignError):
+    """Create the foreign tables in the reporting database; run it again after a migration."""
+    with errors_as_messages(debug, ForeignError):
         urls, admin_urls = configured_urls()
         owner = next(iter(urls.values())).username or ""
-        for seen in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate):
-            out.print(f"{TARGET} sees {seen.schema}: {', '.join(seen.tables)}", highlight=False)
+        for schema, tables in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate).items():
+            out.print(f"schema {schema} of {TARGET}: {', '.join(tables)}", highlight=False)
 
 
 @fdw.command()
 def check(debug: Debug = False) -> None:
-    """Show what queries over foreign tables send along. Exit 1: a condition or a join is not."""
-    with explained(debug, ForeignError):
+    """Show what queries over foreign tables push down. Exit 1: a condition or a join is not pushed down."""
+    with errors_as_messages(debug, ForeignError):
         urls, _ = configured_urls()
         node = next(node for node in urls if node == _node_of(TARGET))
         failed = False
@@ -135,9 +135,8 @@ def check(debug: Debug = False) -> None:
             for name, query in examples(sources()[0].name).items():
                 plan = explain(connection, query)
                 failed |= not plan.is_pushed_down
-                out.print(
-                    f"{name}: {'sent along' if plan.is_pushed_down else 'NOT sent along: ' + '; '.join(plan.local)}"
-                )
+                outcome = "pushed down" if plan.is_pushed_down else f"NOT pushed down: {'; '.join(plan.local)}"
+                out.print(f"{name}: {outcome}")
                 for statement in plan.remote:
                     out.print(f"  {statement}", style="dim", highlight=False, soft_wrap=True)
         if failed:
@@ -146,8 +145,8 @@ def check(debug: Debug = False) -> None:
 
 @fdw.command()
 def remove(debug: Debug = False) -> None:
-    """Remove what `setup` made, the readers' roles included."""
-    with explained(debug, ForeignError):
+    """Remove what `setup` created, the readers' roles included."""
+    with errors_as_messages(debug, ForeignError):
         _, admin_urls = configured_urls()
         take_down(admin_urls)
         talk.print("[green]removed[/]")
@@ -165,9 +164,7 @@ def _with_outbox() -> list[str]:
 
 
 def _node_of(name: str) -> str | None:
-    from ..places import PLACES
-
-    return next(place.node for place in PLACES if place.name == name)
+    return next(spec.node for spec in DATABASES if spec.name == name)
 
 
 def _table(*headings: str) -> Table:

@@ -1,17 +1,16 @@
-"""The databases beside that of models.py have histories of their own: `migrations/orders`, `migrations/catalog` and so on.
+"""Migrate the databases beside that of models.py, each from a folder of its own: `migrations/orders` and so on.
 
-A revision is a file as Alembic writes it, with `upgrade` and `downgrade`, and runs in one transaction of its database: on PostgreSQL and
-on SQLite alike it happens as a whole or not at all. The version is kept where it is true, in the database itself.
+A revision is a file as Alembic writes it and runs in one transaction of its database, on PostgreSQL and on SQLite: a
+revision that fails leaves nothing behind. Each database stores its own version.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
@@ -19,28 +18,29 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from ..db.databases import FileSettings, Place
+from ..databases import DATABASES
+from ..db.databases import DatabaseSpec
 from ..db.retry import first_line
 from ..db.sqlite import SqliteDatabase
-from ..places import PLACES
+from ..settings import Settings
 from .connections import Unreachable, engine_for
-from .migrate import Step, load_config
-from .statements import MigrationError, short, without_literals
-from .topology import alone, refusal
+from .migrate import Step, load_config, version_of
+from .sqltext import MigrationError, short, without_literals
+from .topology import Topology
 
 FOLDER = "migrations"
 
 
 @dataclass(frozen=True)
 class History:
-    """One database: where its revisions are, and how to get at it."""
+    """The revisions of one database."""
 
-    place: Place
+    database: DatabaseSpec
     scripts: ScriptDirectory
-    config: Config
     url: URL | None
-    """For the role that may change the schema; None: a file."""
-    folder: Path
+    """URL for the role that may change the schema; None if the database is a file."""
+    file: Path
+    """SQLite file, if the database is one."""
     owner: str
 
     @property
@@ -49,18 +49,14 @@ class History:
         return self.scripts.get_current_head() or "base"
 
     def version(self) -> str:
-        """The revision the database is at; looking makes no file."""
-        if self.url is None and not self._file.exists():
+        """Return the revision the database is at, without creating a file."""
+        if self.url is None and not self.file.exists():
             return "base"
         with self._connection() as connection:
-            return MigrationContext.configure(connection).get_current_revision() or "base"
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / f"{self.place.name}.sqlite3"
+            return version_of(connection) or "base"
 
     def upgrade(self, on_step: Callable[[Step], None]) -> None:
-        """Go to the newest revision, one transaction for each.
+        """Migrate to the newest revision, one transaction per revision.
 
         Raises:
             MigrationError: a revision failed, and left nothing behind.
@@ -72,58 +68,45 @@ class History:
                     for script in reversed(list(self.scripts.iterate_revisions(self.head, version)))
                     if script.revision != version
                 )
-                on_step(Step(following.revision, following.doc, self.place.name))
+                on_step(Step(following.revision, following.doc, self.database.name))
                 self._run(following.revision)
             except (CommandError, RevisionError, StopIteration) as error:
-                raise MigrationError(f"{self.place.name}: {error}") from error
+                raise MigrationError(f"{self.database.name}: {error}") from error
             except DBAPIError as error:
-                raise MigrationError(f"{self.place.name}: the revision failed: {str(error.orig).strip()}") from error
+                raise MigrationError(f"{self.database.name}: the revision failed: {str(error.orig).strip()}") from error
 
     def go_to(self, revision: str) -> None:
-        """Go to an older revision, the newest first, in one transaction."""
+        """Go back to an older revision, newest first, in one transaction."""
         if self.version() != revision:
             self._run(revision, back=True)
 
-    def _run(self, revision: str, *, back: bool = False) -> None:
-        with (
-            self._connection() as connection,
-            self._alone(connection),
-            self._environment(revision, back=back) as environment,
-        ):
-            if self.url is not None:
-                event.listen(connection, "before_cursor_execute", _refuse)
-            environment.configure(connection=connection)
-            with environment.begin_transaction():
-                environment.run_migrations()
-
-    @contextmanager
-    def _alone(self, connection: Connection) -> Iterator[None]:
-        if self.url is None:
-            # Whoever writes to a file has it to themselves.
-            yield
-            return
-        with alone(connection) as is_alone:
-            connection.commit()
-            if not is_alone:
-                raise MigrationError(f"{self.place.name}: another migration is running; wait for it to end")
-            yield
-
-    def _environment(self, target: str, *, back: bool) -> EnvironmentContext:
+    def _run(self, target: str, *, back: bool = False) -> None:
         move = self.scripts._downgrade_revs if back else self.scripts._upgrade_revs
-        return EnvironmentContext(self.config, self.scripts, fn=lambda version, _context: move(target, version))
+        environment = EnvironmentContext(Config(), self.scripts, fn=lambda version, _context: move(target, version))
+        with self._connection() as connection:
+            # A file takes one writer at a time anyway.
+            topology = Topology({self.database.name: connection})
+            with topology.migration_lock() if self.url is not None else nullcontext(True) as is_held, environment:
+                if not is_held:
+                    raise MigrationError(f"{self.database.name}: another migration is running; wait for it to end")
+                if self.url is not None:
+                    connection.commit()
+                    event.listen(connection, "before_cursor_execute", _refuse)
+                environment.configure(connection=connection)
+                with environment.begin_transaction():
+                    environment.run_migrations()
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
         if self.url is None:
-            file = SqliteDatabase(self.place.name, self._file)
-            with file, file.engine_for().connect() as connection:
+            opened = SqliteDatabase(self.database.name, self.file)
+            with opened, opened.engine_for().connect() as connection:
                 yield connection
             return
-        engine = engine_for(self.url, statement_timeout=60)
         try:
-            connection = engine.connect()
+            connection = engine_for(self.url, statement_timeout=60).connect()
         except DBAPIError as error:
-            raise Unreachable(self.place.name, error) from None
+            raise Unreachable(self.database.name, error) from None
         with connection:
             if self.url.username != self.owner:
                 connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
@@ -132,38 +115,37 @@ class History:
 
 
 def _refuse(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
-    """Refuse a statement before it is sent, while nothing has happened yet."""
-    if reason := refusal(without_literals(statement)):
+    """Refuse a statement before it is sent."""
+    if reason := Topology({}).refusal(without_literals(statement), "schema"):
         raise MigrationError(f"refused: {short(statement)}. Reason: {reason}")
 
 
 def histories(
     admin_urls: Mapping[str, URL], *, owner: str, folder: Path | None = None, project: Path = Path()
 ) -> list[History]:
-    """The databases that have a folder of their own in `migrations`, in the order of places.py.
+    """Return the histories of the databases that have a folder in `migrations`, in the order of databases.py.
 
     Args:
         admin_urls: the nodes, for a role that may change the schema.
         owner: the role that is to own what is created.
-        folder: of the SQLite files; that of the settings if absent.
+        folder: folder of the SQLite files; None: that of the settings.
         project: the folder of `alembic.ini`.
 
     Raises:
-        MigrationError: this is no project's folder, or the settings do not say where a database is.
+        MigrationError: this is no project's folder, or the settings do not name the node of a database.
     """
     load_config(project)
     found = []
-    for place in PLACES:
-        revisions = project / FOLDER / place.name
+    for database in DATABASES:
+        revisions = project / FOLDER / database.name
         if not revisions.is_dir():
             continue
-        if place.node is not None and place.node not in admin_urls:
-            raise MigrationError(f"{place.name} lives on {place.node}, and no URL of that node is known")
-        config = Config()
-        config.set_main_option("script_location", str(project / FOLDER))
+        if database.node is not None and database.node not in admin_urls:
+            raise MigrationError(f"{database.name} lives on {database.node}, and no URL of that node is known")
         scripts = ScriptDirectory(str(project / FOLDER), version_locations=[str(revisions)])
-        url = admin_urls[place.node] if place.node is not None else None
-        found.append(History(place, scripts, config, url, folder or FileSettings().sqlite_folder, owner))
+        url = admin_urls[database.node] if database.node is not None else None
+        file = (folder or Settings().sqlite_folder) / f"{database.name}.sqlite3"
+        found.append(History(database, scripts, url, file, owner))
     return found
 
 
@@ -175,12 +157,17 @@ def migrate(
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> dict[str, str]:
-    """Bring every database that has a history of its own to its newest revision; returns which that is, by name.
+    """Migrate every database that has a history to its newest revision; return that revision by database.
 
-    The arguments are those of `histories`, and `on_step` is told of each revision before it runs.
+    Args:
+        admin_urls: the nodes, for a role that may change the schema.
+        owner: the role that is to own what is created.
+        folder: folder of the SQLite files; None: that of the settings.
+        project: the folder of `alembic.ini`.
+        on_step: called for each revision before it runs.
 
     Raises:
-        MigrationError: a revision failed and left nothing behind; what other databases reached, they keep.
+        MigrationError: a revision failed and left nothing behind; other databases keep what they reached.
         Unreachable: a database cannot be reached; those before it are done.
     """
     done = {}
@@ -188,6 +175,6 @@ def migrate(
         try:
             history.upgrade(on_step)
         except DBAPIError as error:
-            raise MigrationError(f"{history.place.name}: {first_line(error)}") from error
-        done[history.place.name] = history.head
+            raise MigrationError(f"{history.database.name}: {first_line(error)}") from error
+        done[history.database.name] = history.head
     return done

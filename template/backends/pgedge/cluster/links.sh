@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Names every link that does not replicate; says nothing, and succeeds, when all do.
+# Prints every link that does not replicate, and then fails; prints nothing if all replicate.
 set -euo pipefail
 
 broken=0
 for node in $NODES; do
-  # A worker that fails and starts again looks healthy in between, so its stream must be there too.
+  # An apply worker that fails and restarts looks healthy in between, so its stream must be active too.
   found=$(psql -XqtA -v ON_ERROR_STOP=1 -h "$node" -v nodes="$NODES" 2>&1 <<'SQL'
     SELECT format('%s from %s: %s', node_name, peer, coalesce(status, 'missing'))
     FROM spock.node_info() CROSS JOIN string_to_table(:'nodes', ' ') AS peer

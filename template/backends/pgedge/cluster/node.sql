@@ -1,13 +1,13 @@
--- What a node has before it is linked: roles, extensions, its number, its name in the mesh.
--- Runs on every node at each `up`, and changes only what is missing. psql is given node, number and dsn.
+-- Prepares a node before it is linked: roles, extensions, its number, its name in the mesh.
+-- Runs on every node at each `up`, and changes only what is missing. Variables of psql: node, number, dsn.
 
--- A statement that fails is logged, and two of these hold a password.
+-- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
 
 \set application_password `cat /run/secrets/app_password`
 \set replication_password `cat /run/secrets/replication_password`
 
--- The application owns its database and nothing else. Links log in as `replication`.
+-- The role of the application owns its database and nothing else. Links log in as `replication`.
 SELECT format('CREATE ROLE %I LOGIN %s', role, attributes)
 FROM (VALUES (:'DBNAME', ''), ('replication', 'REPLICATION')) AS wanted (role, attributes)
 WHERE role NOT IN (SELECT rolname FROM pg_roles)
@@ -21,17 +21,17 @@ RESET log_min_error_statement;
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;
 
--- What a subscriber asks its provider; the functions, which hold other links still while one begins, came with Spock 5.0.7.
+-- Subscribers need these on their provider. Spock 5.0.7 added the functions, which pause other links while one starts.
 GRANT USAGE ON SCHEMA spock TO "replication";
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO "replication"', oid::regprocedure)
 FROM pg_proc
 WHERE pronamespace = 'spock'::regnamespace AND proname IN ('pause_apply_workers', 'resume_apply_workers')
 \gexec
 
--- Which part of every key made here names this node.
+-- Number of this node in every key that is made here.
 ALTER SYSTEM SET snowflake.node = :number;
 
--- From PostgreSQL 18.6 (17.11, 16.15) on, a server decodes only with the libraries named here; an older one has no such list.
+-- Since PostgreSQL 18.6 (17.11, 16.15) a server decodes only with the libraries in this list; older ones have no list.
 SELECT format('ALTER SYSTEM SET output_plugin_libraries = %s, spock_output', current_setting('output_plugin_libraries'))
 FROM pg_settings
 WHERE name = 'output_plugin_libraries' AND setting NOT LIKE '%spock_output%'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Copies the passwords of .secrets/ to where the servers' user may read them, and makes libpq's password file of them.
+# Copies the passwords of .secrets/ to a folder that the servers' user may read, and writes libpq's password file.
 set -euo pipefail
 
-# Becomes a file of the servers' user in one step: links read it whenever they connect.
+# Replaces a file of the servers' user atomically, because links read it whenever they connect.
 publish() { # NAME, with the content on standard input
   install --owner postgres --mode 0400 /dev/stdin "/secrets/.$1"
   mv --force "/secrets/.$1" "/secrets/$1"

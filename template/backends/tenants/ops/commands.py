@@ -1,52 +1,58 @@
-"""The commands that only tenants need."""
+"""The commands that administer tenants."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich import progress as bars
 from rich.table import Table
 
-from ..db.registry import Placement, State
-from ..db.tenants import TenantSettings
-from .console import Debug, configured_urls, explained, give_up, out, talk
+from ..db.tenants.placement import Placement, TenantState
+from ..settings import Settings
+from .console import Debug, configured_urls, errors_as_messages, give_up, out, talk
 from .moving import move as move_tenant
 from .moving import undo as undo_move
-from .provisioning import Registrar, TenantError
-from .statements import MigrationError
-from .tenant_migrations import AT_ONCE, Outcome, migrate_all, stragglers, told
+from .provisioning import TenantAdmin
+from .sqltext import MigrationError
+from .tenant_migrations import PROCESSES, Outcome, describe, migrate_all, stragglers
+from .tenant_server import TenantError
 
-tenants = typer.Typer(no_args_is_help=True, help="The tenants: add, list, move, suspend, resume, drop, migrate.")
+tenants = typer.Typer(no_args_is_help=True, help="Add, list, move, suspend, resume, drop and migrate tenants.")
 
 Name = Annotated[
     str,
-    typer.Argument(help="The tenant: lower-case letters, digits, single '-' or '_'; at most 40.", show_default=False),
+    typer.Argument(help="Tenant: lower-case letters, digits, single '-' or '_'; at most 40.", show_default=False),
 ]
 
-COLOURS = {State.ACTIVE: "green", State.SUSPENDED: "yellow"}
+COLOURS = {TenantState.ACTIVE: "green", TenantState.SUSPENDED: "yellow"}
 
 
-def registrar() -> Registrar:
-    """Whoever may change the registry that is configured.
+@contextmanager
+def administration(debug: bool) -> Iterator[TenantAdmin]:
+    """Yield the tenants' admin that the settings describe, and turn its errors into messages."""
+    with errors_as_messages(debug, TenantError, MigrationError):
+        configured_urls()
+        yield TenantAdmin.from_settings(Settings())
 
-    Raises:
-        ClusterError: no server is configured.
-    """
-    configured_urls()
-    return Registrar.from_settings(TenantSettings())
+
+def report(message: str) -> None:
+    """Print the result of a command."""
+    talk.print(message, highlight=False, soft_wrap=True)
 
 
 @tenants.command()
 def add(
     name: Name,
-    server: Annotated[str | None, typer.Option(help="Where; the server with the fewest tenants if absent.")] = None,
+    server: Annotated[str | None, typer.Option(help="Server; default: the one with the fewest tenants.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Make a tenant's database, with the newest schema, and serve it."""
-    with explained(debug, TenantError, MigrationError):
+    """Create a tenant's database with the newest schema, and serve the tenant."""
+    with administration(debug) as admin:
         with talk.status(f"adding {name}"):
-            made = registrar().add(name, server)
-        talk.print(f"[green]added[/]: {name} on {made.server}, at revision {made.revision}", highlight=False)
+            added = admin.add(name, server)
+        report(f"[green]added[/]: {name} on {added.server}, at revision {added.revision}")
 
 
 @tenants.command("list")
@@ -54,15 +60,15 @@ def list_tenants(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show every tenant: where it is, in which state, at which revision."""
-    with explained(debug, TenantError):
-        found = registrar().all()
+    """Show the server, the state and the revision of every tenant."""
+    with administration(debug) as admin:
+        found = admin.all()
         if as_json:
             print(json.dumps([_as_json(one) for one in found], indent=2))
             return
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("tenant", "server", "state", "revision", ""):
-            table.add_column(heading, overflow="fold")
+        table = Table("tenant", "server", "state", "revision", "", box=None, pad_edge=False, header_style="dim")
+        for column in table.columns:
+            column.overflow = "fold"
         for one in found:
             state = f"[{COLOURS.get(one.state, 'red')}]{one.state}[/]"
             table.add_row(one.name, one.server, state, one.revision or "?", _remark(one))
@@ -73,97 +79,89 @@ def list_tenants(
 @tenants.command()
 def move(
     name: Name,
-    server: Annotated[str | None, typer.Argument(help="Where it is to go.", show_default=False)] = None,
+    server: Annotated[str | None, typer.Argument(help="Server to move to.", show_default=False)] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back a move that did not end.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Move a tenant to another server while it is used: writers are held up for a moment, nothing is lost."""
-    with explained(debug, TenantError, MigrationError):
+    """Move a tenant to another server while it is used: writers wait for a moment, nothing is lost."""
+    with administration(debug) as admin:
         if undo:
-            found = undo_move(registrar(), name)
-            talk.print(f"[green]taken back[/]: {name} is on {found.server}{_and_left(found)}", highlight=False)
+            found = undo_move(admin, name)
+            left = f"; remains of it are on {found.left_on}, which does not answer" if found.left_on else ""
+            report(f"[green]taken back[/]: {name} is on {found.server}{left}")
             return
         if server is None:
-            raise TenantError(f"where to? Name the server: `tenants move {name} SERVER`")
-        with talk.status(f"moving {name}") as progress:
-            moved = move_tenant(
-                registrar(), name, server, on_step=lambda step: progress.update(f"moving {name}: {step}")
-            )
+            raise TenantError(f"no server given: `tenants move {name} SERVER`")
+        with talk.status(f"moving {name}") as status:
+            moved = move_tenant(admin, name, server, on_step=lambda step: status.update(f"moving {name}: {step}"))
         if moved.source == moved.target:
-            talk.print(
-                f"[green]finished[/]: {name} is on {server}, and nothing of it is left elsewhere", highlight=False
-            )
+            report(f"[green]finished[/]: {name} is on {server}, and nothing of it is left elsewhere")
             return
-        talk.print(
-            f"[green]moved[/]: {name} from {moved.source} to {moved.target} in {moved.seconds:.1f} s; writers were held up for "
-            f"{1000 * moved.pause:.0f} ms",
-            highlight=False,
-            soft_wrap=True,
+        report(
+            f"[green]moved[/]: {name} from {moved.source} to {moved.target} in {moved.seconds:.1f} s; writers waited "
+            f"for {1000 * moved.pause:.0f} ms"
         )
         if moved.left:
-            talk.print(
+            report(
                 f"[yellow]left[/]: the old copy on {moved.source}, which is not used any more: {moved.left}. "
-                f"`tenants move {name} {moved.target}` removes it",
-                highlight=False,
-                soft_wrap=True,
+                f"`tenants move {name} {moved.target}` removes it"
             )
 
 
 @tenants.command()
 def suspend(name: Name, debug: Debug = False) -> None:
-    """Serve a tenant no longer: its sessions end, its data stays."""
-    with explained(debug, TenantError):
-        found = registrar().suspend(name)
-        talk.print(f"[green]suspended[/]: {name} on {found.server}; `tenants resume {name}` ends that", highlight=False)
+    """Stop serving a tenant: its sessions end, its data stays."""
+    with administration(debug) as admin:
+        found = admin.suspend(name)
+        report(f"[green]suspended[/]: {name} on {found.server}; `tenants resume {name}` ends that")
 
 
 @tenants.command()
 def resume(name: Name, debug: Debug = False) -> None:
     """Serve a suspended tenant again."""
-    with explained(debug, TenantError):
-        found = registrar().resume(name)
-        talk.print(f"[green]active[/]: {name} on {found.server}", highlight=False)
+    with administration(debug) as admin:
+        report(f"[green]active[/]: {name} on {admin.resume(name).server}")
 
 
 @tenants.command()
 def drop(
     name: Name,
-    force: Annotated[bool, typer.Option("--force", help="Also if it is being served.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also if it is served.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Delete a tenant and all its data; it has to be suspended first."""
-    with explained(debug, TenantError):
-        registrar().drop(name, force=force)
-        talk.print(f"[green]dropped[/]: {name} and all its data", highlight=False)
+    """Delete a suspended tenant and all its data."""
+    with administration(debug) as admin:
+        admin.drop(name, force=force)
+        report(f"[green]dropped[/]: {name} and all its data")
 
 
 @tenants.command()
 def migrate(
-    names: Annotated[list[str] | None, typer.Argument(help="Whom; all tenants if absent.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Tenants; default: all.", show_default=False)] = None,
     to: Annotated[str, typer.Option(help="A revision; `base` is before the first one.")] = "head",
-    at_once: Annotated[int, typer.Option(min=1, help="How many at the same time.")] = AT_ONCE,
+    at_once: Annotated[int, typer.Option(min=1, help="Number of tenants at the same time.")] = PROCESSES,
     debug: Debug = False,
 ) -> None:
-    """Bring every tenant to one revision; run again, it goes on with those that are behind."""
-    with explained(debug, TenantError, MigrationError):
+    """Migrate every tenant to one revision; run again to continue with those that are behind."""
+    with administration(debug) as admin:
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
-        total = len(names) if names else len(registrar().all())
+        total = len(names) if names else len(admin.all())
         with bars.Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:
             task = bar.add_task("", total=total)
 
             def show(outcome: Outcome) -> None:
                 bar.update(task, advance=1, description=outcome.name)
 
-            outcomes = migrate_all(registrar(), target=to, names=names, at_once=at_once, on_done=show)
+            outcomes = migrate_all(admin, target=to, names=names, at_once=at_once, on_done=show)
         behind = stragglers(outcomes)
         done = sum(outcome.moved for outcome in outcomes)
-        there = len(outcomes) - len(behind) - done
+        rest = len(outcomes) - len(behind) - done
         if behind:
             give_up(
-                f"{len(behind)} of {_count(len(outcomes))} did not come along; {done} migrated, {there} there already.\n"
-                f"{told(behind)}\nRun it again when that is mended: it goes on with them"
+                f"{len(behind)} of {_count(len(outcomes))} are behind; {done} migrated, {rest} there already.\n"
+                f"{describe(behind)}\nRun it again after you have solved that: it continues with these"
             )
-        talk.print(f"[green]migrated[/]: {_count(done)}; {there} there already", highlight=False)
+        report(f"[green]migrated[/]: {_count(done)}; {rest} there already")
 
 
 def _count(number: int) -> str:
@@ -174,10 +172,6 @@ def _remark(one: Placement) -> str:
     if one.target is not None:
         return f"on its way to {one.target}: the move did not end, or is running"
     return f"an old copy is left on {one.left_on}" if one.left_on else ""
-
-
-def _and_left(one: Placement) -> str:
-    return f"; something of it is left on {one.left_on}, which does not answer" if one.left_on else ""
 
 
 def _as_json(one: Placement) -> dict[str, str | None]:

@@ -1,96 +1,99 @@
-"""Tenants come, rest and go: their databases, their roles, and what the registry says of them.
+"""Create, suspend and drop tenants: their databases and roles, and what the registry has about them.
 
-Every step that others could see is in the registry before it is done on a server, and whatever was begun there is finished, or taken
-back, by the same command given again. One command at a time works on a tenant; a lock in the registry says which.
+Each step that processes could notice is in the registry before it is done on a server. A command that was interrupted
+is finished, or undone, by running it again. A lock in the registry keeps two commands from working on one tenant.
 """
 
 import secrets
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
-from psycopg import sql
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSequence, CreateTable
 
-from ..db.registry import PLACEMENTS, Placement, State, checked_name, database_of, epochs, shown, tenant
-from ..db.retry import first_line, sqlstate_of
-from ..db.tenants import TenantSettings
+from ..db.retry import first_line
+from ..db.tenants.placement import Placement, TenantState, check_name, database_of, quoted
+from ..db.tenants.registry import PLACEMENTS, epochs, placement_of, registry_url, tenant
+from ..settings import Settings
 from . import migrate as runner
+from .base import TopologyError
 from .connections import Unreachable, connect, engine_for
-from .statements import MigrationError
-from .topology import TopologyError
+from .sqltext import MigrationError
+from .tenant_server import (
+    TenantError,
+    close_database,
+    create_database,
+    create_role,
+    open_database,
+    refuse_unknown,
+    remove_copier,
+    run,
+)
 
-MAINTENANCE = "postgres"
-"""The database from which others are made and dropped."""
+MAINTENANCE_DATABASE = "postgres"
+"""Database from which others are created and dropped."""
 
-PATIENCE = 60.0
-"""Seconds that making or dropping a database may take; copying an empty one takes 0.05."""
-
-DRAINING = 10.0
-"""Seconds that sessions get to end once they were told to."""
+DATABASE_TIMEOUT = 60.0
+"""Statement timeout, in seconds, for creating and dropping databases; copying an empty one takes 0.05 s."""
 
 LOCK = 20_012
-"""Of the advisory locks that keep two commands from working on one tenant. Arbitrary."""
+"""Key of the advisory locks that keep two commands from working on one tenant. Arbitrary."""
 
-# Alembic keeps what it works on in its modules.
-_alembic = threading.Lock()
+FAILURES = (TenantError, Unreachable, MigrationError, TopologyError, DBAPIError)
+"""Errors that a command on a tenant can end with."""
 
-
-class TenantError(Exception):
-    """What was asked for cannot be done with this tenant; the message says why, and that nothing or what has changed."""
+# Alembic keeps its state in module variables.
+_alembic = Lock()
 
 
 @dataclass(frozen=True)
-class Registrar:
-    """Whoever may change the registry, and make databases on the servers."""
+class TenantAdmin:
+    """Administer tenants: change the registry, and create and drop databases on the servers.
+
+    Methods raise `Unreachable` if a server or the registry does not answer, and `TenantError` or `BadTenantName` if
+    the command is not possible. Nothing has changed then, unless the message says so.
+    """
 
     servers: Mapping[str, URL]
-    """For a role that may make roles and databases."""
+    """URL of each server for a role that may create roles and databases."""
     registry: URL
-    """For a role that may change it."""
+    """URL of the registry for a role that may change it."""
     application: str
-    """The application's role, which may read it."""
+    """Role of the application, which may read the registry."""
     project: Path = Path()
-    """Where the migrations are."""
+    """Folder of `alembic.ini`."""
 
     @classmethod
-    def from_settings(cls, settings: TenantSettings, project: Path = Path()) -> "Registrar":
-        """As the settings describe it."""
-        reader = settings.registry_url().username or ""
-        return cls(settings.admin_urls(), settings.admin_registry_url(), reader, project)
+    def from_settings(cls, settings: Settings, project: Path = Path()) -> "TenantAdmin":
+        """Create it as the settings describe it."""
+        servers, admin_registry = settings.admin_urls(), settings.admin_registry or settings.registry
+        application = registry_url(settings.urls(), settings.registry).username or ""
+        return cls(servers, registry_url(servers, admin_registry), application, project)
 
-    # The registry -----------------------------------------------------------------------------------------------
+    # The registry.
 
-    def prepare(self) -> None:
-        """Make the registry, if there is none.
-
-        Raises:
-            Unreachable: its server does not answer.
-        """
+    def create_registry(self) -> None:
+        """Create the registry, unless it exists."""
         try:
             with connect(self.registry, node="the registry") as connection:
-                # There, and whole: the table is the last thing that is made.
+                # The table is created last, so it shows that the registry is complete.
                 if connection.scalar(text("SELECT to_regclass('tenant') IS NOT NULL")):
                     return
         except Unreachable as error:
             if "does not exist" not in str(error):
                 raise
         name = self.registry.database or ""
-        maintenance = self.registry.set(database=MAINTENANCE)
-        with connect(maintenance, node="the registry", statement_timeout=PATIENCE) as connection:
-            # Of two who make it the second one waits here, and finds it. Until this connection ends.
+        maintenance = self.registry.set(database=MAINTENANCE_DATABASE)
+        with connect(maintenance, node="the registry", statement_timeout=DATABASE_TIMEOUT) as connection:
+            # Held until this connection ends: a second process waits here and finds the registry.
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-            if not connection.scalar(
-                text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)"), {"name": name}
-            ):
+            query = text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
+            if not connection.scalar(query, {"name": name}):
                 run(connection, "CREATE DATABASE {} TEMPLATE template0", name)
             run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
             run(connection, "GRANT CONNECT ON DATABASE {} TO {}", name, self.application)
@@ -100,410 +103,230 @@ class Registrar:
                 run(inside, "GRANT SELECT ON tenant TO {}", self.application)
 
     def all(self) -> list[Placement]:
-        """Every tenant, in order.
-
-        Raises:
-            Unreachable: the registry does not answer.
-        """
-        self.prepare()
-        with connect(self.registry, node="the registry") as connection:
-            return [Placement.of(row) for row in connection.execute(PLACEMENTS.order_by(tenant.c.name))]
+        """Return the placements of all tenants, in the order of their names."""
+        with self._on_registry() as registry:
+            return [placement_of(row) for row in registry.execute(PLACEMENTS.order_by(tenant.c.name))]
 
     def find(self, name: str) -> Placement:
-        """Where a tenant is.
-
-        Raises:
-            TenantError: there is none of that name.
-            BadTenantName: there can be none.
-        """
-        self.prepare()
-        with connect(self.registry, node="the registry") as connection:
-            return look_up(connection, checked_name(name))
+        """Return the placement of a tenant."""
+        check_name(name)
+        with self._on_registry() as registry:
+            return look_up(registry, name)
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[Connection]:
-        """Keep other commands from this tenant; a connection to the registry, in autocommit. Ends however this process does.
-
-        Raises:
-            TenantError: another command works on it.
-        """
-        checked_name(name)
-        self.prepare()
-        with connect(self.registry, node="the registry", statement_timeout=0) as connection:
+    def lock(self, name: str) -> Iterator[Connection]:
+        """Keep other commands from a tenant; yield the connection to the registry, which has the lock."""
+        check_name(name)
+        with self._on_registry(statement_timeout=0) as registry:
+            # A lost connection releases the lock.
             keys = {"lock": LOCK, "name": name}
-            if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock, hashtext(:name))"), keys):
+            if not registry.scalar(text("SELECT pg_try_advisory_lock(:lock, hashtext(:name))"), keys):
                 raise TenantError(f"another command is working on {name}; wait for it to end")
             try:
-                yield connection
+                yield registry
             finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:lock, hashtext(:name))"), keys)
+                registry.execute(text("SELECT pg_advisory_unlock(:lock, hashtext(:name))"), keys)
 
-    # The servers ------------------------------------------------------------------------------------------------
+    def _on_registry(self, statement_timeout: float = 10.0) -> AbstractContextManager[Connection]:
+        self.create_registry()
+        return connect(self.registry, node="the registry", statement_timeout=statement_timeout)
+
+    # The servers.
 
     def server(self, name: str) -> URL:
-        """The URL of a server.
-
-        Raises:
-            TenantError: there is none of that name.
-        """
+        """Return the URL of a server."""
         if name not in self.servers:
-            raise TenantError(f"there is no server {shown(name)}: the servers are {', '.join(self.servers)}")
+            raise TenantError(f"there is no server {quoted(name)}: the servers are {', '.join(self.servers)}")
         return self.servers[name]
 
-    @contextmanager
-    def on_server(self, server: str) -> Iterator[Connection]:
-        """A connection to a server, to no tenant's database, in autocommit.
-
-        Raises:
-            Unreachable: it does not answer.
-        """
-        url = self.server(server).set(database=MAINTENANCE)
-        with connect(url, node=server, statement_timeout=PATIENCE) as connection:
-            yield connection
-
-    @contextmanager
-    def in_database(self, server: str, name: str) -> Iterator[Connection]:
-        """A connection to a tenant's database, in autocommit, for the role that may do everything.
-
-        Raises:
-            Unreachable: the server does not answer, or has no such database.
-        """
-        with connect(self.database_url(server, name), node=server, statement_timeout=PATIENCE) as connection:
-            yield connection
-
     def database_url(self, server: str, name: str) -> URL:
-        """The URL of a tenant's database on a server, for the role that may do everything."""
+        """Return the URL of a tenant's database on a server for the administrating role."""
         return self.server(server).set(database=database_of(name))
 
+    def on_server(self, server: str) -> AbstractContextManager[Connection]:
+        """Open a connection to a server, to no tenant's database, in autocommit."""
+        url = self.server(server).set(database=MAINTENANCE_DATABASE)
+        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT)
+
+    def in_database(self, server: str, name: str) -> AbstractContextManager[Connection]:
+        """Open a connection to a tenant's database, in autocommit."""
+        return connect(self.database_url(server, name), node=server, statement_timeout=DATABASE_TIMEOUT)
+
     def engine(self, server: str, name: str) -> Engine:
-        """Without a pool, for transactions in a tenant's database."""
+        """Return an engine without a pool, for transactions in a tenant's database."""
         return engine_for(self.database_url(server, name), statement_timeout=0)
 
-    # What people ask for ----------------------------------------------------------------------------------------
+    # The commands.
 
     def add(self, name: str, server: str | None = None) -> Placement:
-        """Make a tenant's role and database, with the newest schema, and serve it.
+        """Create a tenant's role and database with the newest schema, and serve the tenant.
 
         Args:
-            name: of the tenant.
-            server: where; the one with the fewest tenants if absent.
-
-        Raises:
-            TenantError: it exists; or it could not be made, and nothing is left of it.
-            Unreachable: a server does not answer, and nothing has changed.
+            name: name of the tenant.
+            server: name of its server; None: the one with the fewest tenants.
         """
-        checked_name(name)
+        check_name(name)
         if server is not None:
             self.server(server)
-        with self.alone(name) as connection:
-            row = connection.execute(PLACEMENTS.where(tenant.c.name == name)).one_or_none()
-            found = Placement.of(row) if row else None
-            if found and found.state is not State.ADDING:
+        with self.lock(name) as registry:
+            found = _find(registry, name)
+            if found and found.state is not TenantState.ADDING:
                 raise TenantError(f"{name} exists: it is {found.state} on {found.server}")
             if found and server not in (None, found.server):
                 raise TenantError(f"{name} was begun on {found.server}: add it there, or drop it first")
-            chosen = server or (found.server if found else self._emptiest(connection))
-            password = secrets.token_urlsafe(24)
+            chosen = server or (found.server if found else self._emptiest_server(registry))
             with self.on_server(chosen) as there:
-                if found is None and exists(there, name):
-                    raise TenantError(
-                        f"{chosen} has a database or a role {database_of(name)} that the registry does not know of: look at what it is, "
-                        "and rename or drop it"
-                    )
-                values = {"server": chosen, "state": State.ADDING, "password": password, "revision": None}
+                values = {"server": chosen, "password": secrets.token_urlsafe(24), "revision": None}
                 if found is None:
-                    connection.execute(insert(tenant).values(name=name, **values))
+                    refuse_unknown(there, chosen, name)
+                    registry.execute(insert(tenant).values(name=name, state=TenantState.ADDING, **values))
                 else:
-                    change(connection, name, **values)
+                    change(registry, name, **values)
                 try:
-                    self.remove(there, chosen, name)
-                    make_role(there, name, password)
-                    make_database(there, name)
-                    revision = self.bring_to(chosen, name, "head")
+                    self.remove_from(there, chosen, name)
+                    create_role(there, name, str(values["password"]))
+                    create_database(there, name)
+                    revision = self.migrate(chosen, name, "head")
                 except BaseException as error:
-                    self._take_back(connection, name, chosen, error)
+                    self._undo_adding(registry, name, chosen, error)
                     raise
-            change(connection, name, state=State.ACTIVE, revision=revision)
-            return look_up(connection, name)
+            return change(registry, name, state=TenantState.ACTIVE, revision=revision)
 
     def suspend(self, name: str) -> Placement:
-        """Serve a tenant no longer; its sessions end at once, its data stays.
-
-        Raises:
-            TenantError: there is no such tenant, or it is on its way to another server.
-            Unreachable: its server does not answer.
-        """
-        with self.alone(name) as connection:
-            found = settled(connection, name, State.ACTIVE, State.SUSPENDED)
+        """Stop serving a tenant: its sessions end at once, its data stays."""
+        with self.lock(name) as registry:
+            found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
             with self.on_server(found.server) as there:
-                # First where everybody asks, so that nobody is sent there any more.
-                change(connection, name, state=State.SUSPENDED, epoch=epochs.next_value())
+                # In the registry first, so that no process is sent to the database any more.
+                suspended = change(registry, name, state=TenantState.SUSPENDED, epoch=epochs.next_value())
                 close_database(there, name)
-            return look_up(connection, name)
+            return suspended
 
     def resume(self, name: str) -> Placement:
-        """Serve a tenant again that was suspended.
-
-        Raises:
-            TenantError: there is no such tenant, or it is not suspended.
-            Unreachable: its server does not answer.
-        """
-        with self.alone(name) as connection:
-            found = settled(connection, name, State.SUSPENDED)
+        """Serve a suspended tenant again."""
+        with self.lock(name) as registry:
+            found = expect(registry, name, TenantState.SUSPENDED)
             with self.on_server(found.server) as there:
                 open_database(there, name)
-            change(connection, name, state=State.ACTIVE, epoch=epochs.next_value())
-            return look_up(connection, name)
+            return change(registry, name, state=TenantState.ACTIVE, epoch=epochs.next_value())
 
     def drop(self, name: str, *, force: bool = False) -> None:
         """Delete a tenant and all its data.
 
         Args:
-            name: of the tenant.
-            force: also if it is being served.
-
-        Raises:
-            TenantError: there is no such tenant; or it is served, or moving, and stays as it is.
-            Unreachable: its server does not answer.
+            name: name of the tenant.
+            force: also if it is served.
         """
-        with self.alone(name) as connection:
-            found = settled(connection, name, *State)
-            if found.state is State.ACTIVE and not force:
-                with self.on_server(found.server) as there:
-                    count = len(sessions(there, name))
-                raise TenantError(
-                    f"{name} is served, with {count} session(s) at this moment: suspend it first, or drop it with --force"
-                )
-            found = self.clear(connection, found)
+        with self.lock(name) as registry:
+            found = expect(registry, name, *TenantState)
             with self.on_server(found.server) as there:
-                change(connection, name, state=State.DROPPING, epoch=epochs.next_value())
-                self.remove(there, found.server, name)
-            connection.execute(delete(tenant).where(tenant.c.name == name))
+                if found.state is TenantState.ACTIVE and not force:
+                    query = text("SELECT count(*) FROM pg_stat_activity WHERE usename = :name")
+                    count = there.scalar(query, {"name": database_of(name)})
+                    raise TenantError(
+                        f"{name} is served, with {count} session(s) at this moment: suspend it first, or drop it with "
+                        "--force"
+                    )
+                self.remove_leftovers(registry, found)
+                change(registry, name, state=TenantState.DROPPING, epoch=epochs.next_value())
+                self.remove_from(there, found.server, name)
+            registry.execute(delete(tenant).where(tenant.c.name == name))
 
-    def clear(self, connection: Connection, found: Placement) -> Placement:
-        """Remove what a move has left on another server.
+    # Steps of commands.
+
+    def migrate(self, server: str, name: str, target: str) -> str:
+        """Migrate a tenant's database to a revision, or to `head`; return the revision.
 
         Raises:
-            Unreachable: that server does not answer.
+            MigrationError: a revision was refused or failed.
         """
+        urls = {server: self.database_url(server, name)}
+        with _alembic:
+            return runner.migrate(urls, owner=database_of(name), target=target, project=self.project)
+
+    def remove_leftovers(self, registry: Connection, found: Placement) -> Placement:
+        """Remove what a move has left on another server, and return the placement then."""
         if found.left_on is None:
             return found
         with self.on_server(found.left_on) as there:
-            self.remove(there, found.left_on, found.name)
-        change(connection, found.name, left_on=None)
-        return look_up(connection, found.name)
+            self.remove_from(there, found.left_on, found.name)
+        return change(registry, found.name, left_on=None)
 
-    def remove(self, there: Connection, server: str, name: str) -> None:
-        """Remove every trace of a tenant from a server, as far as there is one; sessions in its database end.
-
-        Args:
-            there: a connection to the server.
-            server: its name.
-            name: of the tenant.
-        """
+    def remove_from(self, there: Connection, server: str, name: str) -> None:
+        """Remove everything that a server, with the connection `there`, has of a tenant; sessions end."""
         database = database_of(name)
-        if there.scalar(text(_SUBSCRIBED), {"database": database}):
+        if there.scalar(text(_HAS_SUBSCRIPTION), {"database": database}):
             with self.in_database(server, name) as connection:
                 for subscription in connection.scalars(text(_SUBSCRIPTIONS)).all():
-                    run(connection, "ALTER SUBSCRIPTION {} DISABLE", subscription)
-                    # Otherwise it would be dropped together with its slot on the other server, which need not answer.
-                    run(connection, "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", subscription)
-                    run(connection, "DROP SUBSCRIPTION {}", subscription)
-        end_copying(there, name)
+                    drop_subscription(connection, subscription)
+        remove_copier(there, name)
         run(there, "DROP DATABASE IF EXISTS {} WITH (FORCE)", database)
         run(there, "DROP ROLE IF EXISTS {}", database)
 
-    def bring_to(self, server: str, name: str, target: str) -> str:
-        """Bring the schema of a tenant's database to a revision; returns that.
-
-        Raises:
-            MigrationError: it was refused or failed.
-        """
-        with _alembic:
-            return runner.migrate(
-                {server: self.database_url(server, name)}, owner=database_of(name), target=target, project=self.project
-            )
-
-    def _emptiest(self, connection: Connection) -> str:
+    def _emptiest_server(self, registry: Connection) -> str:
         counted = select(tenant.c.server, func.count().label("number")).group_by(tenant.c.server)
-        count = {row.server: int(row.number) for row in connection.execute(counted)}
+        count = {row.server: int(row.number) for row in registry.execute(counted)}
         return min(self.servers, key=lambda server: (count.get(server, 0), server))
 
-    def _take_back(self, connection: Connection, name: str, server: str, error: BaseException) -> None:
-        """Leave nothing of a tenant that could not be added."""
+    def _undo_adding(self, registry: Connection, name: str, server: str, error: BaseException) -> None:
         try:
             with self.on_server(server) as there:
-                self.remove(there, server, name)
-            connection.execute(delete(tenant).where(tenant.c.name == name))
+                self.remove_from(there, server, name)
+            registry.execute(delete(tenant).where(tenant.c.name == name))
         except (Unreachable, DBAPIError):
             raise TenantError(
-                f"{name} could not be added: {first_line(error)}. {server} does not answer any more, so something of it may be there: "
-                f"it is listed as adding; add it again, or drop it, when {server} is back"
+                f"{name} could not be added: {first_line(error)}. {server} does not answer any more, so remains of it "
+                f"may be there: it is listed as adding; add it again, or drop it, when {server} is back"
             ) from error
         if isinstance(error, DBAPIError | MigrationError | TopologyError):
             raise TenantError(f"{name} could not be added, and nothing is left of it: {first_line(error)}") from error
 
 
-# One tenant on one server -------------------------------------------------------------------------------------------
+def drop_subscription(connection: Connection, name: str) -> None:
+    """Drop a subscription and leave its slot on the other server, which need not answer."""
+    run(connection, "ALTER SUBSCRIPTION {} DISABLE", name)
+    run(connection, "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", name)
+    run(connection, "DROP SUBSCRIPTION {}", name)
 
 
-def run(connection: Connection, statement: str, *names: str, **literals: str) -> None:
-    """Execute SQL with names, and literals, put into it as PostgreSQL quotes them."""
-    composed = sql.SQL(statement).format(
-        *map(sql.Identifier, names), **{key: sql.Literal(value) for key, value in literals.items()}
-    )
-    driver: Any = connection.connection.driver_connection
-    # Not as parameters, which such statements do not take; the text is the driver's, hence past SQLAlchemy's own "%".
-    connection.exec_driver_sql(composed.as_string(driver).replace("%", "%%"))
+def look_up(registry: Connection, name: str) -> Placement:
+    """Return the placement of a tenant, or raise `TenantError`."""
+    if (found := _find(registry, name)) is None:
+        raise TenantError(f"there is no tenant {quoted(name)}")
+    return found
 
 
-def make_role(connection: Connection, name: str, password: str) -> None:
-    """Make the role of a tenant. The server gets to see only what it is to compare with, so no log holds the password."""
-    role = database_of(name)
-    run(
-        connection,
-        "CREATE ROLE {} LOGIN NOINHERIT PASSWORD {verifier}",
-        role,
-        verifier=verifier(connection, role, password),
-    )
-
-
-def verifier(connection: Connection, role: str, password: str) -> str:
-    """What a server keeps of a password."""
-    driver: Any = connection.connection.driver_connection
-    encrypted: bytes = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-    return encrypted.decode()
-
-
-def make_database(connection: Connection, name: str) -> None:
-    """Make the database of a tenant, which nobody else may connect to."""
-    role = database_of(name)
-    run(connection, "CREATE DATABASE {} OWNER {} TEMPLATE template0", role, role)
-    run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", role)
-
-
-def end_copying(connection: Connection, name: str) -> None:
-    """Remove what lets another server copy a tenant's database from this one.
-
-    Raises:
-        TenantError: a copy does not end.
-    """
-    role = copier_of(name)
-    if connection.scalar(text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role)"), {"role": role}):
-        run(connection, "ALTER ROLE {} NOLOGIN", role)
-    deadline = time.monotonic() + DRAINING
-    while slots := connection.execute(text(_SLOTS), {"database": database_of(name)}).all():
-        if time.monotonic() > deadline:
-            raise TenantError(f"a copy of {name} does not end: {', '.join(slot.slot_name for slot in slots)}")
-        for slot in slots:
-            # It may be in use again, or gone, before the next statement.
-            with _ignoring("55006", "42704"):
-                if slot.active_pid is not None:
-                    connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": slot.active_pid})
-                else:
-                    connection.execute(text("SELECT pg_drop_replication_slot(:name)"), {"name": slot.slot_name})
-        time.sleep(0.002)
-    run(connection, "DROP ROLE IF EXISTS {}", role)
-
-
-def copier_of(name: str) -> str:
-    """The role as which another server copies a tenant's database, and the name of the slot: letters and digits only."""
-    return f"copy_{blake2b(database_of(name).encode(), digest_size=10).hexdigest()}"
-
-
-def exists(connection: Connection, name: str) -> bool:
-    """Whether a server has a database, or a role, of the name that a tenant's has."""
-    query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name) OR EXISTS (SELECT FROM pg_roles WHERE rolname = :name)"
-    return connection.scalar(text(query), {"name": database_of(name)}) is True
-
-
-def close_database(connection: Connection, name: str) -> None:
-    """Let a tenant's role log in no longer, and end its sessions.
-
-    Raises:
-        TenantError: a session does not end.
-    """
-    run(connection, "ALTER ROLE {} NOLOGIN", database_of(name))
-    end_sessions(connection, name)
-
-
-def open_database(connection: Connection, name: str) -> None:
-    """Let a tenant's role log in again."""
-    run(connection, "ALTER ROLE {} LOGIN", database_of(name))
-
-
-def end_sessions(connection: Connection, name: str) -> None:
-    """End the sessions of a tenant's role, and wait until they are gone.
-
-    Raises:
-        TenantError: one does not end.
-    """
-    deadline = time.monotonic() + DRAINING
-    while left := sessions(connection, name):
-        if time.monotonic() > deadline:
-            raise TenantError(
-                f"sessions of {name} do not end: {', '.join(map(str, left))}; `pg_stat_activity` shows what they do"
-            )
-        for pid in left:
-            connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-        time.sleep(0.002)
-
-
-def sessions(connection: Connection, name: str) -> list[int]:
-    """The process ids of the sessions that a tenant's role has."""
-    query = "SELECT pid FROM pg_stat_activity WHERE usename = :name"
-    return list(connection.scalars(text(query), {"name": database_of(name)}))
-
-
-def look_up(connection: Connection, name: str) -> Placement:
-    """What the registry says of a tenant.
-
-    Raises:
-        TenantError: it has none of that name.
-    """
-    row = connection.execute(PLACEMENTS.where(tenant.c.name == name)).one_or_none()
-    if row is None:
-        raise TenantError(f"there is no tenant {shown(name)}")
-    return Placement.of(row)
-
-
-def settled(connection: Connection, name: str, *states: State) -> Placement:
-    """A tenant in one of `states` and not on its way.
-
-    Raises:
-        TenantError: it is not.
-    """
-    found = look_up(connection, name)
+def expect(registry: Connection, name: str, *states: TenantState) -> Placement:
+    """Return the placement of a tenant; raise `TenantError` if its state is another one, or a move did not end."""
+    found = look_up(registry, name)
     if found.target is not None:
         raise TenantError(
-            f"{name} is on its way from {found.server} to {found.target}, and the move did not end: move it again, or take that back "
-            "with --undo"
+            f"{name} is on its way from {found.server} to {found.target}, and the move did not end: move it again, or "
+            "take the move back with --undo"
         )
     if found.state not in states:
         raise TenantError(f"{name} is {found.state}, not {' or '.join(states)}")
     return found
 
 
-def change(connection: Connection, name: str, **values: object) -> None:
-    """Let the registry say something else of a tenant."""
-    connection.execute(update(tenant).where(tenant.c.name == name).values(**values))
+def change(registry: Connection, name: str, **values: object) -> Placement:
+    """Change the registry's row of a tenant, and return the tenant's placement."""
+    registry.execute(update(tenant).where(tenant.c.name == name).values(**values))
+    return look_up(registry, name)
 
 
-_SUBSCRIBED = """
-    SELECT EXISTS (SELECT FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = :database)
+def _find(registry: Connection, name: str) -> Placement | None:
+    row = registry.execute(PLACEMENTS.where(tenant.c.name == name)).one_or_none()
+    return placement_of(row) if row else None
+
+
+_HAS_SUBSCRIPTION = """
+    SELECT EXISTS (
+        SELECT FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = :database
+    )
 """
 
 _SUBSCRIPTIONS = """
-    SELECT subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT subname FROM pg_subscription
+    WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-
-_SLOTS = "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = :database"
-
-
-@contextmanager
-def _ignoring(*states: str) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if sqlstate_of(error) not in states:
-            raise

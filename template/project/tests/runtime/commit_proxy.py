@@ -1,4 +1,4 @@
-"""A wire that loses the answer to COMMIT: the server commits, and its client never hears of it."""
+"""A proxy that loses the answer to COMMIT: the server commits, and the client gets a broken connection."""
 
 import socket
 import threading
@@ -11,10 +11,13 @@ from sqlalchemy.engine import URL
 
 @contextmanager
 def losing_commits(url: URL, *, times: int, late: float = 0.0) -> Iterator[URL]:
-    """A URL that leads to the same server through a wire that breaks `times` times, at a commit.
+    """Start a proxy in front of a server and yield the URL that leads through it.
 
-    It breaks when the server has committed, or, when a commit is to be `late`, so many seconds before the server
-    hears of it: whoever asks again at once then finds a transaction that is still open.
+    Args:
+        url: URL of the server.
+        times: number of commits whose answer is lost.
+        late: seconds between the broken connection and the commit; with 0 the server commits first. If the client
+            retries within that time, it finds a transaction that is still open.
     """
     left = [times]
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -36,13 +39,13 @@ def _accept(listener: socket.socket, url: URL, left: list[int], late: float) -> 
 
 
 def _carry(client: socket.socket, server: socket.socket, left: list[int], late: float) -> None:
-    """Pass on what the client says and what the server answers, in turn: libpq asks one thing at a time."""
+    """Forward the messages of the client, and in a second thread those of the server."""
     lost = threading.Event()
-    answers = threading.Thread(target=_pass_on, args=(server, client, lost), daemon=True)
+    answers = threading.Thread(target=_forward_answers, args=(server, client, lost), daemon=True)
     answers.start()
     with client, server, suppress(OSError):
         while data := client.recv(65536):
-            # With its end: every transaction begins with READ COMMITTED.
+            # The zero byte tells COMMIT from READ COMMITTED at the start of a transaction.
             if b"COMMIT\x00" in data and left[0]:
                 left[0] -= 1
                 lost.set()
@@ -50,13 +53,13 @@ def _carry(client: socket.socket, server: socket.socket, left: list[int], late: 
                     client.shutdown(socket.SHUT_RDWR)
                     time.sleep(late)
                 server.sendall(data)
-                # The server answers when it is done, and only then is it left.
+                # The server answers when it has committed; its connection stays open until then.
                 answers.join(5)
                 return
             server.sendall(data)
 
 
-def _pass_on(server: socket.socket, client: socket.socket, lost: threading.Event) -> None:
+def _forward_answers(server: socket.socket, client: socket.socket, lost: threading.Event) -> None:
     with suppress(OSError):
         while (data := server.recv(65536)) and not lost.is_set():
             client.sendall(data)

@@ -1,4 +1,4 @@
-"""What can go wrong between the application and its database.
+"""Errors between the application and its database.
 
     DistributedSQLError
     ├── NoNodes              nothing to connect to
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 
 class DistributedSQLError(Exception):
-    """Base of this module; carries where and after how many attempts it happened."""
+    """Base of this module's errors."""
 
     def __init__(
         self,
@@ -25,6 +25,14 @@ class DistributedSQLError(Exception):
         sqlstate: str | None = None,
         failures: Sequence[BaseException] = (),
     ) -> None:
+        """Create an error.
+
+        Args:
+            message: one or two sentences: what happened, why, what to do next.
+            node: name of the node concerned.
+            sqlstate: the server's SQLSTATE.
+            failures: the error of each attempt, oldest first.
+        """
         super().__init__(message)
         self.node = node
         self.sqlstate = sqlstate
@@ -32,7 +40,7 @@ class DistributedSQLError(Exception):
 
     @property
     def attempts(self) -> int:
-        """How often the unit of work was tried, this failure included."""
+        """Number of attempts at the unit of work, this failure included."""
         return max(1, len(self.failures))
 
 
@@ -49,14 +57,14 @@ class WrongNode(DistributedSQLError):
 
 
 class RetriesExhausted(DistributedSQLError):
-    """Every attempt failed for a reason that may pass; `failures` has them all, oldest first."""
+    """Every attempt failed for a reason that may pass; `failures` has all of them, oldest first."""
 
 
 class AmbiguousCommit(DistributedSQLError):
-    """The connection broke while COMMIT was on its way: the transaction may or may not have happened.
+    """The answer to COMMIT was lost: the transaction may or may not have happened.
 
-    Running it again could do it twice. Ask first (an idempotency key), or declare the unit of work idempotent with
-    `db.using(idempotent=True)`.
+    Running it again could repeat its effect. Look for the effect first (an idempotency key), or declare the unit of
+    work idempotent with `db.using(idempotent=True)`.
     """
 
 

@@ -1,26 +1,35 @@
-"""What is tried again, where, when, and until when.
+"""Decide what is tried again, where, when, and until when.
 
-Errors are told apart by SQLSTATE and by whether the connection is gone, never by exception class. This module decides; it
-neither sleeps nor reads a clock, so the synchronous and the asynchronous database share its decisions.
+Errors are told apart by SQLSTATE and by whether the connection is gone, never by exception class. `Attempts` decides;
+`run_with_retries` is the only retry loop.
 """
 
 import enum
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from . import backend
-from .errors import AmbiguousCommit, NodeUnavailable, RetriesExhausted, WrongNode
-from .routing import Route
+from ..limits import Retry, RetryPolicy
+from .backend import Backend, Route
+from .concurrency import Threads
+from .errors import AmbiguousCommit, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
+
+T = TypeVar("T")
+U = TypeVar("U", bound="Unit")
+
+inside_unit: ContextVar[Sequence[object]] = ContextVar("inside_unit", default=())
+"""The unit of work that runs in this context. It is emptied at the end, also for tasks that were started inside."""
 
 
 class Verdict(enum.Enum):
-    """What an error means for the unit of work it interrupted."""
+    """Meaning of an error for the unit of work that it interrupted."""
 
     RETRY = "the transaction lost a race: run it again"
     ELSEWHERE = "the node is gone or refuses this work: run it again on another one"
@@ -29,7 +38,7 @@ class Verdict(enum.Enum):
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """The five characters the server sent with `error`; None if it sent none."""
+    """Return the SQLSTATE that the server sent with `error`; None if there is none."""
     if isinstance(error, DBAPIError):
         error = error.orig or error
     state = getattr(error, "sqlstate", None)
@@ -37,42 +46,35 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What the server said, without SQL, parameters and links."""
+    """Return the server's message without SQL, parameters and links."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return str(cause).partition("\n")[0]
 
 
 def classify(error: BaseException, *, committing: bool = False, connecting: bool = False) -> Verdict:
-    """Say what `error` means.
-
-    Args:
-        error: what SQLAlchemy raised.
-        committing: COMMIT had been sent, so its effect is unknown if the connection is gone.
-        connecting: no statement had been sent yet.
-    """
+    """Return the meaning of `error`; `committing`: COMMIT had been sent, `connecting`: no statement had been sent."""
     if isinstance(error, NodeUnavailable):
         return Verdict.ELSEWHERE
     if not isinstance(error, DBAPIError):
         return Verdict.FATAL
     state = sqlstate_of(error)
-    if state in backend.RETRYABLE:
+    if state in Backend.retryable:
         return Verdict.RETRY
-    if state in backend.AMBIGUOUS:
+    if state in Backend.ambiguous:
         return Verdict.AMBIGUOUS
-    if state in backend.READ_ONLY:
+    if state in Backend.read_only:
         return Verdict.ELSEWHERE
-    if state in backend.UNAVAILABLE or error.connection_invalidated:
+    if state in Backend.unavailable or error.connection_invalidated:
         return Verdict.AMBIGUOUS if committing else Verdict.ELSEWHERE
     if connecting and state is None:
-        # libpq passes on no SQLSTATE for a refused login, only the server's words.
-        return Verdict.FATAL if backend.LOGIN_REFUSED.search(str(error.orig)) else Verdict.ELSEWHERE
+        return Verdict.FATAL if Backend.login_refused.search(str(error.orig)) else Verdict.ELSEWHERE
     return Verdict.FATAL
 
 
-def explained(error: Exception, *, node: str, readonly: bool, committing: bool) -> Exception:
-    """What the caller of a unit of work that is not retried gets to see: `error`, or what it means."""
+def translate_error(error: Exception, *, node: str, readonly: bool, committing: bool) -> Exception:
+    """Return the error that the caller of a unit of work gets instead of `error`; often `error` itself."""
     state = sqlstate_of(error)
-    if readonly and state in backend.READ_ONLY:
+    if readonly and state in Backend.read_only:
         return WrongNode(
             f"{node} refused the write ({state}): this unit of work is read-only. "
             "Write through db.run(…) or db.session()",
@@ -84,108 +86,84 @@ def explained(error: Exception, *, node: str, readonly: bool, committing: bool) 
     return error
 
 
-@dataclass(frozen=True)
-class Retry:
-    """One decision to try again, for `RetryPolicy.on_retry`."""
-
-    attempt: int
-    """The number of the attempt that failed, from 1."""
-    node: str | None
-    """Where it failed; None if no node answered."""
-    failure: Exception
-    delay: float
-    """Seconds until the next attempt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How often and how long a unit of work is tried. Durations in seconds."""
-
-    attempts: int = 100
-    """A fuse; it is the deadline that ends the patience. Ten attempts on a hot row are over within a second."""
-    deadline: float = 10.0
-    """No attempt starts later than this after the first one."""
-    base_delay: float = 0.002
-    """Upper bound of the first pause, doubled each time: a lost race is over in about the time of one transaction."""
-    max_delay: float = 0.25
-    gate: float = 0.04
-    """Those in this process that lost a race try again one at a time, which is what hot rows need, but nobody waits for
-    a turn longer than this; 0 means no turns. Room for about ten short transactions: longer ones pass one another."""
-    on_retry: Callable[[Retry], None] | None = None
-    """Is told of every attempt that failed and is followed by another."""
-
-
 class Counters:
-    """How often what went wrong, since the database was made. Thread-safe."""
+    """Counters of retries and failures since the Database was created. Thread-safe."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = Lock()
 
     def add(self, name: str) -> None:
-        """Count one."""
+        """Increment one counter."""
         with self._lock:
             self._counts[name] += 1
 
     def snapshot(self) -> Mapping[str, int]:
-        """`retries`, `given_up`, `ambiguous`, and `sqlstate_…` for every state that failed an attempt."""
+        """Return `retries`, `given_up`, `ambiguous`, and `sqlstate_…` for each state that ended an attempt."""
         with self._lock:
             return dict(self._counts)
 
 
 @dataclass
 class Attempts:
-    """The attempts at one unit of work: where the next one goes, how long it waits, and what the caller gets in the end."""
+    """Attempts at one unit of work: the route of the next one, its pause, and the error that ends them."""
 
     policy: RetryPolicy
     route: Route
-    """Where the next attempt goes."""
+    """Route of the next attempt."""
     started: float
-    """The moment of the first attempt, on the caller's monotonic clock."""
-    idempotent: bool = False
+    """Time of the first attempt on the monotonic clock, in seconds."""
     counters: Counters = field(default_factory=Counters)
+    mark_down: Callable[[str], object] = lambda node: None
+    """Callback for a node that refused a write because it is read-only."""
     failures: list[Exception] = field(default_factory=list)
     in_doubt: bool = False
-    """An earlier COMMIT was not answered."""
-    patience: float = 0.0
-    """How long the next attempt waits for its turn, after the pause."""
+    """True once a COMMIT was not answered."""
+    lock_timeout: float = 0.0
+    """Seconds for which the next attempt waits for the retry lock, after the pause."""
 
     def after(self, failure: Exception, *, node: str | None, committing: bool, now: float) -> float:
-        """The pause in seconds before the next attempt; if there is none, raise what the caller gets.
+        """Return the pause in seconds before the next attempt.
 
-        The first retry follows at once, since most races are lost only once; later ones wait a random part of a growing
-        interval ("full jitter"), so that those who lost together do not meet again.
+        The first retry follows at once, because most races are lost only once; later ones wait a random part of a
+        growing interval ("full jitter"), so that the losers of one race do not meet again.
 
         Args:
-            failure: what ended the attempt.
-            node: where it ran; None if no node answered.
+            failure: the error that ended the attempt.
+            node: node of the attempt; None if no node answered.
             committing: COMMIT had been sent.
-            now: the moment, on the same clock as `started`.
+            now: current time, on the clock of `started`.
+
+        Raises:
+            Exception: the error for the caller, because there is no next attempt.
         """
         self.failures.append(failure)
         verdict = classify(failure, committing=committing)
-        if verdict is Verdict.FATAL or (self.route.readonly and sqlstate_of(failure) in backend.READ_ONLY):
+        refused = sqlstate_of(failure) in Backend.read_only
+        if verdict is Verdict.FATAL or (self.route.readonly and refused):
             self._raise_final(failure, node)
+        if refused and node:
+            self.mark_down(node)
         self.counters.add(f"sqlstate_{sqlstate_of(failure)}")
         if verdict is Verdict.AMBIGUOUS and not self.route.readonly:
             self.counters.add("ambiguous")
-            if not self.idempotent:
+            if not self.route.idempotent:
                 raise _ambiguous(node, self.failures) from failure
             self.in_doubt = True
-            if not backend.HISTORY_IS_SHARED:
+            if not Backend.commits_are_shared:
                 self.route = replace(self.route, node=node)
         delay = self._delay()
         if delay is None or now + delay >= self.started + self.policy.deadline:
             self.counters.add("given_up")
             self._give_up(failure, node)
-        self.patience = self.policy.gate if verdict is Verdict.RETRY else 0.0
+        self.lock_timeout = self.policy.lock_timeout if verdict is Verdict.RETRY else 0.0
         self.counters.add("retries")
         if self.policy.on_retry is not None:
             self.policy.on_retry(Retry(len(self.failures), node, failure, delay))
         return delay
 
     def unsettled(self, failure: Exception) -> AmbiguousCommit:
-        """What the caller gets when `failure` keeps the work from being run again, and an earlier COMMIT is in doubt."""
+        """Return the error for work that `failure` keeps from running again while an earlier COMMIT is in doubt."""
         self.failures.append(failure)
         return _ambiguous(self.route.node, self.failures)
 
@@ -201,7 +179,7 @@ class Attempts:
     def _raise_final(self, failure: Exception, node: str | None) -> NoReturn:
         if self.in_doubt and isinstance(failure, DBAPIError):
             raise _ambiguous(node, self.failures) from failure
-        final = explained(failure, node=node or "", readonly=self.route.readonly, committing=False)
+        final = translate_error(failure, node=node or "", readonly=self.route.readonly, committing=False)
         if final is failure:
             raise failure
         raise final from failure
@@ -227,3 +205,83 @@ def _ambiguous(node: str | None, failures: Sequence[Exception]) -> AmbiguousComm
         sqlstate=sqlstate_of(failures[-1]),
         failures=failures,
     )
+
+
+class Unit(Protocol):
+    """One attempt at a unit of work: a pinned session, or several sessions that commit together."""
+
+    node: str
+    committing: bool
+    in_doubt: bool
+
+    def finish(self) -> None:
+        """Commit."""
+
+    def release(self) -> None:
+        """Undo what was not committed and return the connections."""
+
+
+def refuse_nesting() -> None:
+    """Raise if the function of a retried unit of work runs in this context.
+
+    Raises:
+        MisuseError: one does.
+    """
+    if inside_unit.get():
+        raise MisuseError(
+            "a unit of work is already running here: pass its session on instead of starting another inside it, "
+            "which would stay committed when the outer one is rolled back"
+        )
+
+
+def run_with_retries(
+    attempts: Attempts,
+    begin: Callable[[Route], U],
+    work: Callable[[U], T],
+    *,
+    concurrency: Threads,
+    lock: Any,
+) -> T:
+    """Run `work` on a unit from `begin`, again and again until one commits or `attempts` raises.
+
+    The losers of a race hold `lock`, the retry lock of the database, so that they retry one at a time.
+
+    Raises:
+        MisuseError: another unit of work runs in this context.
+    """
+    refuse_nesting()
+    while True:
+        unit = None
+        locked = attempts.lock_timeout > 0 and concurrency.acquire(lock, attempts.lock_timeout)
+        try:
+            unit = begin(attempts.route)
+            unit.in_doubt = attempts.in_doubt
+            return _run_once(unit, work, concurrency)
+        except (DBAPIError, NodeUnavailable) as error:
+            delay = attempts.after(
+                error,
+                node=unit.node if unit else attempts.route.node,
+                committing=unit is not None and unit.committing,
+                now=time.monotonic(),
+            )
+        except Exception as error:
+            if unit is None and attempts.in_doubt:
+                raise attempts.unsettled(error) from error
+            raise
+        finally:
+            if locked:
+                lock.release()
+        concurrency.sleep(delay)
+
+
+def _run_once(unit: U, work: Callable[[U], T], concurrency: Threads) -> T:
+    running = [unit]
+    token = inside_unit.set(running)
+    try:
+        result = work(unit)
+        unit.finish()
+    finally:
+        running.clear()
+        inside_unit.reset(token)
+        concurrency.call(unit.release)
+    return result

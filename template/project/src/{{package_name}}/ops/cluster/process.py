@@ -1,13 +1,15 @@
-"""A process that outlives the command that started it, and is found again by the next one."""
+"""A child process that outlives the command that started it and that later commands find again."""
 
 import os
 import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from . import ClusterError
 
@@ -15,48 +17,63 @@ STOP_TIMEOUT = 20.0
 """Seconds a process gets to shut down; a fast shutdown of an idle PostgreSQL takes 0.03."""
 
 
+@dataclass(frozen=True)
 class Process(ABC):
-    """It keeps no state of its own: a file with its process id is the truth."""
+    """A process known by its pid file; the object itself holds no state."""
 
+    ready_timeout: ClassVar[float] = 30.0
+    """Seconds a process gets to accept connections; crash recovery of a small PostgreSQL takes 0.1."""
+
+    command: Sequence[str]
+    mark: str
+    """Part of the command line that no other process has."""
+    pid_file: Path
+    """File whose first line is the process id."""
     log: Path
-    """Where it says what went wrong."""
-
-    @property
-    @abstractmethod
-    def pid_file(self) -> Path:
-        """The file whose first line is the process id."""
-
-    @property
-    @abstractmethod
-    def mark(self) -> str:
-        """What only this process has on its command line."""
+    """File with the output of the process."""
 
     @abstractmethod
+    def is_listening(self, pid: int) -> bool:
+        """Return whether process `pid`, not some other process, listens on the port."""
+
+    def is_ready(self) -> bool:
+        """Return whether the process runs and accepts connections."""
+        pid = self.pid()
+        return pid is not None and self.is_listening(pid)
+
     def spawn(self) -> "subprocess.Popen[bytes]":
-        """Start it without waiting for it."""
+        """Start the process without waiting for it."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True, **self._options())
 
-    @abstractmethod
     def wait_until_ready(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Wait for what was spawned; False if it ended instead, as it does when its port was taken meanwhile.
+        """Wait for a spawned process; return False if it ended, as it does when another process took its port.
 
         Raises:
-            ClusterError: it neither accepts connections nor ends.
+            ClusterError: the process neither accepts connections nor ends.
         """
-
-    @abstractmethod
-    def is_ready(self) -> bool:
-        """Whether it runs and accepts connections."""
+        deadline = time.monotonic() + self.ready_timeout
+        while time.monotonic() < deadline:
+            is_listening = self.is_listening(process.pid)
+            if process.poll() is not None:
+                return False
+            if is_listening:
+                # The process is to outlive this one; Popen would warn about a returncode of None.
+                process.returncode = 0
+                return True
+            time.sleep(0.005)
+        raise ClusterError(f"process {process.pid} is not ready after {self.ready_timeout} s; its log is {self.log}")
 
     def pid(self) -> int | None:
-        """The process id while it runs, or None."""
+        """Return the process id; None if the process does not run."""
         with suppress(ValueError, IndexError):
             pid = int(self.recorded()[0])
             if is_running(pid) and self._is_ours(pid):
                 return pid
         return None
 
-    def signal(self, number: signal.Signals) -> int | None:
-        """Send a signal, if it runs; its process id."""
+    def send_signal(self, number: signal.Signals) -> int | None:
+        """Send a signal to the process if it runs; return its process id."""
         pid = self.pid()
         if pid is not None:
             with suppress(ProcessLookupError):
@@ -64,10 +81,10 @@ class Process(ABC):
         return pid
 
     def wait_until_gone(self, pid: int) -> None:
-        """Wait for the process that `signal` named.
+        """Wait for the end of the process that `send_signal` returned.
 
         Raises:
-            ClusterError: it is still there.
+            ClusterError: the process still runs after the timeout.
         """
         deadline = time.monotonic() + STOP_TIMEOUT
         while is_running(pid) and self.recorded():
@@ -76,14 +93,18 @@ class Process(ABC):
             time.sleep(0.005)
 
     def recorded(self) -> Sequence[str]:
-        """The lines of the file with the process id; none if there is no such file."""
+        """Return the lines of the pid file; none if there is no such file."""
         try:
             return self.pid_file.read_text().splitlines()
         except OSError:
             return ()
 
+    def _options(self) -> Mapping[str, Any]:
+        """Return the arguments of every call of `subprocess`."""
+        return {"stdin": subprocess.DEVNULL, "cwd": "/"}
+
     def _is_ours(self, pid: int) -> bool:
-        """Whether the process is the one that was started, not a stranger who inherited its number."""
+        """Return whether the process is the one that was started, not a later one with the same id."""
         if not Path("/proc/self").exists():
             return True
         with suppress(OSError):
@@ -92,8 +113,8 @@ class Process(ABC):
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
-    # One that this very process started stays a zombie until it is waited for.
+    """Return whether a process exists and has not ended."""
+    # A child of this process stays a zombie until somebody waits for it.
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     try:
@@ -106,7 +127,7 @@ def is_running(pid: int) -> bool:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether the process has ended and nobody has asked how."""
+    """Return whether a process has ended and its parent has not waited for it."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return False

@@ -1,6 +1,7 @@
-"""Is the cluster really all right? Questions put to the real one, each answered within a time limit, nothing left behind."""
+"""Checks of the real cluster, each within a time limit; nothing that they write stays behind."""
 
-from .check import Check, Finding, Status, Subject
-from .run import ALL, WITH_CHAOS, Answer, Report, verify
+from .check import Check, CheckContext, CheckResult, Status
+from .checks import ALL, WITH_CHAOS
+from .run import CheckRun, Report, verify
 
-__all__ = ["ALL", "WITH_CHAOS", "Answer", "Check", "Finding", "Report", "Status", "Subject", "verify"]
+__all__ = ["ALL", "WITH_CHAOS", "Check", "CheckContext", "CheckResult", "CheckRun", "Report", "Status", "verify"]

@@ -1,11 +1,12 @@
-"""What a check is: a question to the cluster, and a finding as its answer."""
+"""The base class of all checks, with the context that a check gets and the result that it returns."""
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import getdoc
 from pathlib import Path
 from typing import ClassVar
@@ -13,11 +14,13 @@ from typing import ClassVar
 from sqlalchemy.engine import URL
 
 from ..cluster import Cluster
+from ..connections import connect_all
+from ..topology import Topology
 from .scratch import Scratch
 
 
 class Status(StrEnum):
-    """How a check ended. A SKIP is never a pass."""
+    """Outcome of a check. A SKIP is never a pass."""
 
     PASS = "PASS"  # noqa: S105
     WARN = "WARN"
@@ -26,67 +29,95 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """The answer: one line that names the node and the cause, and the numbers behind it."""
+class CheckResult:
+    """Result of a check: one line that names the node and the cause, and the numbers behind it."""
 
     status: Status
     summary: str
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 
+passed = partial(CheckResult, Status.PASS)
+warned = partial(CheckResult, Status.WARN)
+failed = partial(CheckResult, Status.FAIL)
+skipped = partial(CheckResult, Status.SKIP)
+
+
+def judge(
+    problems: Sequence[str], summary: str, evidence: Mapping[str, object], doubts: Sequence[str] = ()
+) -> CheckResult:
+    """Return a FAIL with the problems if there are any, else a WARN with the doubts, else a PASS with the summary."""
+    if problems:
+        return failed("; ".join(problems), evidence)
+    return warned("; ".join(doubts), evidence) if doubts else passed(summary, evidence)
+
+
 @dataclass(frozen=True)
-class Subject:
-    """The cluster under question."""
+class CheckContext:
+    """The cluster to check, in one run."""
 
     urls: Mapping[str, URL]
-    """For the application's role."""
+    """URL of each node for the application's role."""
     admin_urls: Mapping[str, URL]
-    """For the role that may look into replication."""
-    project: Path
-    """Where the migrations are."""
+    """URL of each node for a role that may create schemas and read the state of replication."""
     seed: int
-    """Of everything random, so that a run can be repeated."""
+    """Seed of all random choices, to repeat a run."""
+    project: Path = Path()
+    """Folder that contains `migrations`."""
     cluster: Cluster | None = None
-    """The local cluster that it is, for checks that take nodes away."""
+    """The local cluster, for checks that stop nodes; without it they are skipped."""
 
     @property
     def owner(self) -> str:
-        """The application's role, which owns what is created."""
+        """The application's role, which owns its tables."""
         return next(iter(self.urls.values())).username or ""
 
     @cached_property
     def scratch(self) -> Scratch:
-        """A schema of its own for what checks write; made on first use, dropped at the end."""
-        return Scratch.create(self.urls, self.admin_urls, self.owner)
+        """The schema that checks write to; created on first use, dropped at the end."""
+        with self.topology() as topology:
+            return Scratch.create(topology, self.urls, self.owner)
 
-    @property
-    def has_scratch(self) -> bool:
-        """Whether a check has written anything."""
-        return "scratch" in self.__dict__
+    @contextmanager
+    def topology(self) -> Iterator[Topology]:
+        """Connect to every node, in autocommit, as the role of `admin_urls`."""
+        with connect_all(self.admin_urls) as connections:
+            yield Topology(connections)
 
     def random(self, *salt: object) -> random.Random:
-        """A source of random numbers that depends on the seed and on who asks."""
+        """Return a source of random numbers that depends on the seed and on `salt`."""
         return random.Random(repr((self.seed, *salt)))  # noqa: S311
 
 
 class Check(ABC):
-    """The first line of the docstring is the title; what follows says what to do when it fails."""
+    """One check. The first line of a subclass's docstring is its title, the rest its hint."""
 
-    requires: ClassVar[tuple[str, ...]] = ()
-    """Names of the checks without which this one means nothing."""
-    limit: ClassVar[float] = 5.0
-    """Seconds until the check counts as failed, whatever it is doing."""
+    requires: ClassVar[tuple[str, ...]] = ("EveryNodeAnswers",)
+    """Names of earlier checks; if one of them failed, this check is skipped."""
+    required_by: ClassVar[tuple[str, ...]] = ()
+    """Names of later checks to skip if this one failed, where they cannot name it: not every project has it."""
+    timeout: ClassVar[float] = 5.0
+    """Seconds after which the check fails."""
 
     @abstractmethod
-    def run(self, subject: Subject) -> Finding:
-        """Put the question."""
+    def run(self, context: CheckContext) -> CheckResult:
+        """Run the check."""
+
+    def skip_reason(self, context: CheckContext) -> str | None:
+        """Return why the check would prove nothing on this cluster; None to run it."""
+        return None
+
+    @classmethod
+    def is_needed_by(cls, other: "type[Check]") -> bool:
+        """Return whether `other` is skipped if this check failed."""
+        return cls.__name__ in other.requires or other.__name__ in cls.required_by
 
     @classmethod
     def title(cls) -> str:
-        """What holds if the check passes."""
+        """Return the sentence that is true if the check passes."""
         return (getdoc(cls) or cls.__name__).partition("\n")[0].removesuffix(".")
 
     @classmethod
     def hint(cls) -> str:
-        """What to do when it does not."""
+        """Return what to do if the check fails."""
         return " ".join((getdoc(cls) or "").partition("\n")[2].split())

@@ -1,4 +1,4 @@
-"""A report for people, and the same for machines as JSON and as JUnit XML."""
+"""The report as a table, as JSON and as JUnit XML."""
 
 import json
 from xml.etree import ElementTree as Xml
@@ -14,50 +14,45 @@ COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Stat
 
 
 def print_table(report: Report, console: Console) -> None:
-    """A row for each check, and what to do about each that failed."""
+    """Print a row for each check, and the hint of each check that failed."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("check")
     table.add_column("status")
     table.add_column("time", justify="right")
-    table.add_column("finding", overflow="fold")
-    for answer in report.answers:
-        status = answer.finding.status
-        table.add_row(
-            answer.check.title(),
-            f"[{COLOURS[status]}]{status}[/]",
-            f"{answer.duration:.2f} s",
-            escape(answer.finding.summary),
-        )
+    table.add_column("result", overflow="fold")
+    for run in report.runs:
+        status = f"[{COLOURS[run.result.status]}]{run.result.status}[/]"
+        table.add_row(run.check.title(), status, f"{run.duration:.2f} s", escape(run.result.summary))
     console.print(table)
-    for answer in report.answers:
-        if answer.finding.status is Status.FAIL and answer.check.hint():
-            console.print(f"[red]{answer.check.title()}[/]: {answer.check.hint()}", highlight=False)
-    counts = {status: sum(answer.finding.status is status for answer in report.answers) for status in Status}
-    words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    console.print(f"{words}; seed {report.seed}", highlight=False)
+    for run in report.runs:
+        if run.result.status is Status.FAIL and run.check.hint():
+            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False)
+    statuses = [run.result.status for run in report.runs]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
+    console.print(f"{counts}; seed {report.seed}", highlight=False)
 
 
 def as_json(report: Report, backend: str) -> str:
-    """One object with stable keys; a key that holds a measure carries its unit."""
+    """Return a JSON object with stable keys; the key of a duration ends in its unit."""
     return json.dumps(
         {
             "schema": 1,
             "backend": backend,
             "seed": report.seed,
             "started": report.started.isoformat(),
-            "holds": report.holds,
+            "passed": report.passed,
             "checks": [
                 {
-                    "id": answer.check.__name__,
-                    "title": answer.check.title(),
-                    "status": answer.finding.status,
-                    "summary": answer.finding.summary,
-                    "duration_ms": round(1000 * answer.duration, 1),
-                    "limit_ms": round(1000 * answer.check.limit),
-                    "evidence": dict(answer.finding.evidence),
-                    "hint": answer.check.hint(),
+                    "id": run.check.__name__,
+                    "title": run.check.title(),
+                    "status": run.result.status,
+                    "summary": run.result.summary,
+                    "duration_ms": round(1000 * run.duration, 1),
+                    "timeout_ms": round(1000 * run.check.timeout),
+                    "evidence": dict(run.result.evidence),
+                    "hint": run.check.hint(),
                 }
-                for answer in report.answers
+                for run in report.runs
             ],
         },
         indent=2,
@@ -67,8 +62,8 @@ def as_json(report: Report, backend: str) -> str:
 
 
 def as_junit(report: Report) -> str:
-    """A test suite with a case for each check; a warning is a pass with words."""
-    statuses = [answer.finding.status for answer in report.answers]
+    """Return a test suite with a case for each check; a WARN counts as passed."""
+    statuses = [run.result.status for run in report.runs]
     suite = Xml.Element(
         "testsuite",
         name="verify",
@@ -76,18 +71,17 @@ def as_junit(report: Report) -> str:
         failures=str(statuses.count(Status.FAIL)),
         skipped=str(statuses.count(Status.SKIP)),
         errors="0",
-        time=f"{sum(answer.duration for answer in report.answers):.3f}",
+        time=f"{sum(run.duration for run in report.runs):.3f}",
         timestamp=report.started.isoformat(timespec="seconds"),
     )
-    for answer in report.answers:
-        case = Xml.SubElement(
-            suite, "testcase", classname="verify", name=answer.check.__name__, time=f"{answer.duration:.3f}"
-        )
-        if answer.finding.status is Status.FAIL:
-            Xml.SubElement(case, "failure", message=answer.finding.summary).text = answer.check.hint()
-        elif answer.finding.status is Status.SKIP:
-            Xml.SubElement(case, "skipped", message=answer.finding.summary)
+    for run in report.runs:
+        attributes = {"classname": "verify", "name": run.check.__name__, "time": f"{run.duration:.3f}"}
+        case = Xml.SubElement(suite, "testcase", attributes)
+        if run.result.status is Status.FAIL:
+            Xml.SubElement(case, "failure", message=run.result.summary).text = run.check.hint()
+        elif run.result.status is Status.SKIP:
+            Xml.SubElement(case, "skipped", message=run.result.summary)
         else:
-            Xml.SubElement(case, "system-out").text = answer.finding.summary
+            Xml.SubElement(case, "system-out").text = run.result.summary
     Xml.indent(suite)
     return Xml.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

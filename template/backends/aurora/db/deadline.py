@@ -1,1 +1,0 @@
-{% include 'template/postgresql/deadline.py' %}

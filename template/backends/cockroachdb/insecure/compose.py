@@ -1,0 +1,21 @@
+"""The nodes in containers, without certificates and passwords, as chosen for this project."""
+
+from sqlalchemy.engine import URL
+
+from .container_cluster import ContainerCluster, Containers
+
+
+class Compose(ContainerCluster):
+    """The nodes as containers with `--insecure`: whoever reaches their ports may do everything."""
+
+    superuser = "root"
+
+    def urls(self) -> dict[str, URL]:
+        """Return the URL of each node for root."""
+        return self.admin_urls()
+
+    def _urls(self, containers: Containers, username: str, password: str | None, **query: str) -> dict[str, URL]:
+        return super()._urls(containers, username, password, **query, sslmode="disable")
+
+    def _password(self, name: str) -> None:
+        """Return no password, because root needs none."""

@@ -1,0 +1,40 @@
+"""Real nodes without certificates and passwords, as chosen for this project."""
+
+from urllib.request import urlopen
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from .native_cluster import NativeCluster
+from .nodes import DATABASE, node_urls
+from .process_cluster import ClusterState
+
+
+class Native(NativeCluster):
+    """CockroachDB's own nodes with `--insecure`: whoever reaches this machine's loopback may do everything."""
+
+    security = "INSECURE: whoever reaches this machine's loopback may do everything"
+
+    def urls(self) -> dict[str, URL]:
+        """Return the URL of each node for root."""
+        return node_urls(self._existing().ports, "root", None, self._root_parameters())
+
+    def admin_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for root."""
+        return self.urls()
+
+    @property
+    def _flags(self) -> tuple[str, ...]:
+        return ("--insecure",)
+
+    def _root_parameters(self) -> dict[str, str]:
+        return {"sslmode": "disable"}
+
+    def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
+        # Everybody is root, so the application's role needs no ownership.
+        connection.execute(sql.SQL("GRANT ALL ON DATABASE {0} TO {0}").format(sql.Identifier(DATABASE)))
+
+    def _health(self, port: int) -> int:
+        with urlopen(f"http://127.0.0.1:{port}/health?ready=1", timeout=2) as answer:
+            return int(answer.status)

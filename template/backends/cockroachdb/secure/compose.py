@@ -1,0 +1,33 @@
+"""The nodes in containers, with certificates and passwords."""
+
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from . import write_private
+from .container_cluster import ContainerCluster, Containers
+from .nodes import NODES
+
+
+class Compose(ContainerCluster):
+    """The nodes as containers, whose clients verify them by the certificate of their authority."""
+
+    superuser = "operations"
+
+    def up(self) -> None:
+        """Start the containers that are down, wait until all are healthy, and fetch the authority's certificate."""
+        super().up()
+        write_private(self._authority, self._docker("compose", "exec", "-T", NODES[0].name, "cat", "/certs/ca.crt"))
+
+    def destroy(self) -> None:
+        """Remove the containers, their data, the passwords and the certificate."""
+        super().destroy()
+        self._authority.unlink(missing_ok=True)
+
+    @property
+    def _authority(self) -> Path:
+        return self._secrets["app_password"].with_name("ca.crt")
+
+    def _urls(self, containers: Containers, username: str, password: str | None, **query: str) -> dict[str, URL]:
+        verified = {"sslmode": "verify-full", "sslrootcert": str(self._authority)}
+        return super()._urls(containers, username, password, **query, **verified)

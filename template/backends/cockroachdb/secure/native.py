@@ -1,0 +1,82 @@
+"""Real nodes with certificates, whose clients need a certificate or a password.
+
+The certificates are created here, for loopback, and lie with the data.
+"""
+
+import subprocess
+from pathlib import Path
+from ssl import create_default_context
+from urllib.request import urlopen
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from . import ClusterError
+from .native_cluster import NativeCluster
+from .nodes import DATABASE, node_urls
+from .process_cluster import ClusterState
+
+OPERATIONS = "operations"
+"""Role that may do everything, for migrations and `verify`."""
+
+
+class Native(NativeCluster):
+    """CockroachDB's own nodes, with certificates and passwords."""
+
+    security = "with certificates and passwords"
+
+    def urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the application's role."""
+        state = self._existing()
+        return node_urls(state.ports, DATABASE, state.application_password, self._server_parameters)
+
+    def admin_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role of the operations."""
+        state = self._existing()
+        return node_urls(state.ports, OPERATIONS, state.superuser_password, self._server_parameters)
+
+    @property
+    def _certificates(self) -> Path:
+        return self._data / "certs"
+
+    @property
+    def _flags(self) -> tuple[str, ...]:
+        return (f"--certs-dir={self._certificates}",)
+
+    @property
+    def _server_parameters(self) -> dict[str, str]:
+        """Connection parameters by which a client verifies a node."""
+        return {"sslmode": "verify-full", "sslrootcert": str(self._certificates / "ca.crt")}
+
+    def _root_parameters(self) -> dict[str, str]:
+        client = self._certificates / "client.root"
+        return {**self._server_parameters, "sslcert": f"{client}.crt", "sslkey": f"{client}.key"}
+
+    def _create(self, state: ClusterState) -> None:
+        """Create the certificates of the authority, of the nodes and of root."""
+        self._certificates.mkdir(mode=0o700, exist_ok=True)
+        common = (*self._flags, f"--ca-key={self._certificates / 'ca.key'}", "--overwrite")
+        steps = (
+            ("create-ca", "--allow-ca-key-reuse"),
+            ("create-node", "localhost", "127.0.0.1"),
+            ("create-client", "root"),
+        )
+        for step in steps:
+            command = [state.program, "cert", *step, *common]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                raise ClusterError(f"`cockroach cert {step[0]}` failed: {result.stderr.strip()}")
+
+    def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
+        name, operations = sql.Identifier(DATABASE), sql.Identifier(OPERATIONS)
+        connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(operations))
+        for user, password in ((name, state.application_password), (operations, state.superuser_password)):
+            connection.execute(sql.SQL("ALTER USER {} WITH PASSWORD {}").format(user, sql.Literal(password)))
+        connection.execute(sql.SQL("GRANT admin TO {}").format(operations))
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, name))
+
+    def _health(self, port: int) -> int:
+        context = create_default_context(cafile=self._certificates / "ca.crt")
+        with urlopen(f"https://127.0.0.1:{port}/health?ready=1", timeout=2, context=context) as answer:
+            return int(answer.status)

@@ -1,0 +1,83 @@
+"""The application's databases as if they were empty, for checks to work with."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import delete, text
+from sqlalchemy.exc import DBAPIError
+
+from ....databases import DATABASES, DECISION_LOG
+from ....db import DistributedSQLError, PinnedSession, RetryPolicy, outbox, table_sync, twophase
+from ....db.databases import Databases, NamedDatabase
+from ...foreign import TARGET
+from ..check import CheckContext
+from ..scratch import STALE, Base
+
+PREFIX = f"{twophase.PREFIX}_verify_"
+"""Beginning of the names of transactions that checks prepare, which the application's recovery leaves alone."""
+
+
+@contextmanager
+def playground(context: CheckContext) -> Iterator[Databases]:
+    """Yield the databases with empty tables: in the scratch schema, and in a SQLite file of its own."""
+    owned = [twophase.metadata, outbox.metadata, table_sync.source_metadata, table_sync.target_metadata]
+    with context.topology() as topology:
+        views = context.scratch.views(topology.connections)
+        for spec in DATABASES:
+            if spec.node is not None:
+                models = [spec.models.metadata] if spec.name in ("orders", TARGET) else []
+                for metadata in [*owned, *models]:
+                    metadata.create_all(views[spec.node])
+                context.scratch.grant(views[spec.node])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Databases(
+            DATABASES,
+            context.urls,
+            folder=Path(folder),
+            decision_log=DECISION_LOG,
+            application_name="verify",
+            retry=RetryPolicy(attempts=50, deadline=10.0),
+            execution_options={"schema_translate_map": {None: context.scratch.schema}},
+        ) as databases,
+    ):
+        with databases.file("catalog").engine_for().begin() as connection:
+            outbox.metadata.create_all(connection)
+            connection.exec_driver_sql("CREATE TABLE entry (amount int)")
+        for database in databases.servers.values():
+            _roll_back(database, PREFIX, older_than=STALE)
+        try:
+            yield databases
+        finally:
+            with suppress(DBAPIError, DistributedSQLError):
+                for database in databases.servers.values():
+                    _roll_back(database, prefix_of(context))
+                    # Other checks use the same tables, and count their rows.
+                    database.run(_clear)
+
+
+def prefix_of(context: CheckContext) -> str:
+    """Return the beginning of the names of transactions that this run prepares; a later run rolls back the rest."""
+    return f"{twophase.PREFIX}{context.scratch.schema}"
+
+
+def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0) -> None:
+    """Roll back the transactions prepared under names with this prefix more than `older_than` seconds ago.
+
+    They keep their locks until then.
+    """
+    left = text(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND owner = current_user "
+        "AND starts_with(gid, :prefix) AND prepared < clock_timestamp() - make_interval(secs => :age)"
+    )
+    with database.engine_for().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for gid in connection.scalars(left, {"prefix": prefix, "age": older_than}).all():
+            with suppress(DBAPIError):
+                connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
+
+
+def _clear(session: PinnedSession) -> None:
+    for table in reversed(Base.metadata.sorted_tables):
+        session.execute(delete(table))

@@ -1,0 +1,104 @@
+"""Checks of the reporting database: the copies in it, and its view of the other databases."""
+
+from contextlib import suppress
+from uuid import uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+
+from .... import orders
+from ....databases import DATABASES, TABLE_SYNCS
+from ....db import DistributedSQLError, PinnedSession
+from ....db.table_sync import sync_table
+from ...cluster import HOME
+from ...connections import connect
+from ...foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
+from ..check import Check, CheckContext, CheckResult, failed, passed
+from .playground import playground
+
+SCHEMA_PREFIX = "_verify_"
+"""Beginning of the names of the schemas for foreign tables that the check sets up."""
+
+
+class TheCopyMissesNothing(Check):
+    """The copy for reports misses nothing that commits late.
+
+    `reports status` shows how far it is; `reports sync --full-refresh` copies everything again.
+    """
+
+    timeout = 20.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Copy while a transaction that began first is still open; then let it commit, and copy again."""
+        sync = TABLE_SYNCS[0]
+        with playground(context) as databases:
+            database = databases.server("orders")
+            with database.session() as slow:
+                _place(slow)
+                for _ in range(5):
+                    database.run(_place)
+                early = sync_table(databases, sync).rows
+                watermark = database.read(_latest)
+                seen = database.read(_up_to, watermark)
+            missed = database.read(_up_to, watermark) - seen
+            late = sync_table(databases, sync).rows
+            again = sync_table(databases, sync).rows
+            count = select(func.count()).select_from(sync.into)
+            there = databases.read(TARGET, lambda session: session.scalar(count))
+        evidence = {
+            "copied_before_it_ended": early,
+            "after": late,
+            "again": again,
+            "there": there,
+            "naive_missed": missed,
+        }
+        if there != 6 or again:
+            return failed(f"{there} of 6 rows were copied, and {again} twice", evidence)
+        if not missed:
+            return failed("a watermark by time missed nothing either: this check proves nothing", evidence)
+        return passed(f"6 of 6 rows; a watermark by time would have missed {missed}", evidence)
+
+
+class ForeignQueriesAreSentAlong(Check):
+    """Conditions and joins over foreign tables are sent along.
+
+    The plan is in the evidence. A function that the other server may not evaluate, or statistics that are missing,
+    keep it here.
+    """
+
+    requires = ("EveryDatabaseIsUpToDate",)
+    timeout = 20.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Set foreign tables up under other names, read plans, and one of a query that cannot be sent along."""
+        source = f"{SCHEMA_PREFIX}{sources()[0].name}"
+        cluster = context.cluster or local_cluster(context.urls, context.project / HOME)
+        try:
+            set_up(context.admin_urls, owner=context.owner, cluster=cluster, prefix=SCHEMA_PREFIX)
+            node = next(spec.node for spec in DATABASES if spec.name == TARGET) or ""
+            with connect(context.urls[node], node=TARGET) as connection:
+                plans = {name: explain(connection, query) for name, query in examples(source).items()}
+                control = explain(connection, f'SELECT * FROM "{source}".entry WHERE amount > random()')  # noqa: S608
+        finally:
+            with suppress(DBAPIError, DistributedSQLError):
+                take_down(context.admin_urls, prefix=SCHEMA_PREFIX)
+        evidence = {name: {"remote": plan.remote, "local": plan.local} for name, plan in plans.items()}
+        wrong = [f"{name}: {'; '.join(plan.local)}" for name, plan in plans.items() if not plan.is_pushed_down]
+        if wrong:
+            return failed(", ".join(wrong), evidence)
+        if control.is_pushed_down:
+            return failed("a condition that cannot be sent along was not detected: this check proves nothing", evidence)
+        return passed(f"{' and '.join(plans)} of {sources()[0].name} answered by its server", evidence)
+
+
+def _place(session: PinnedSession) -> None:
+    session.add(orders.Order(account_id=uuid4(), sku="verify", quantity=1, amount=1))
+    session.flush()
+
+
+def _latest(session: PinnedSession) -> object:
+    return session.scalar(select(func.max(orders.Order.placed_at)))
+
+
+def _up_to(session: PinnedSession, moment: object) -> int:
+    return session.scalar(select(func.count()).select_from(orders.Order).where(orders.Order.placed_at <= moment)) or 0

@@ -1,0 +1,23 @@
+"""The checks of this project, in the order in which they run."""
+
+from ..check import Check
+from .answers import EveryNodeAnswers
+from .keys import KeysNeverCollide
+from .ledger import LedgerStaysBalanced
+from .mesh import EveryLinkReplicates, EveryTableIsReplicated, ServersAreSetUp, TheOthersGoOn
+from .replication import RowsReachEveryNode
+from .schema import SchemaIsTheSame
+
+ALL: tuple[type[Check], ...] = (
+    EveryNodeAnswers,
+    ServersAreSetUp,
+    EveryLinkReplicates,
+    EveryTableIsReplicated,
+    SchemaIsTheSame,
+    RowsReachEveryNode,
+    KeysNeverCollide,
+    LedgerStaysBalanced,
+)
+
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, TheOthersGoOn)
+"""The same, followed by the checks that stop nodes of a local cluster."""

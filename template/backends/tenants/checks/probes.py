@@ -1,0 +1,90 @@
+"""Tenants for checks to work with, whose names begin with `verify-`: added, written to, and dropped again."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import text
+
+from ....db import PinnedSession, RetryPolicy
+from ....db.tenants import Tenants
+from ....db.tenants.placement import Placement
+from ....db.tenants.registry import registry_url
+from ....settings import Settings
+from ...provisioning import TenantAdmin
+from ..check import CheckContext
+from ..load import Load
+
+PREFIX = "verify-"
+"""Beginning of the names of tenants that checks add."""
+
+STALE = 3600
+"""Age in seconds at which the tenants of a killed run are dropped by the next one."""
+
+
+def admin_of(context: CheckContext) -> TenantAdmin:
+    """Return the tenants' admin for the servers to check."""
+    settings = Settings()
+    if settings.nodes and settings.urls() == dict(context.urls):
+        return TenantAdmin.from_settings(settings, context.project)
+    return TenantAdmin(context.admin_urls, registry_url(context.admin_urls), context.owner, context.project)
+
+
+def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
+    """Return the object that an application on the servers to check would use; it retries for `deadline` seconds."""
+    settings = Settings()
+    is_configured = settings.nodes and settings.urls() == dict(context.urls)
+    url = registry_url(context.urls, settings.registry if is_configured else None)
+    return Tenants(context.urls, url, retry=RetryPolicy(attempts=1000, deadline=deadline), application_name="verify")
+
+
+@contextmanager
+def probes(admin: TenantAdmin, *servers: str) -> Iterator[list[Placement]]:
+    """Add a tenant on each of `servers`, and drop them when the block ends."""
+    run = f"{PREFIX}{int(time.time())}-{secrets.token_hex(2)}"
+    names = [f"{run}-{number}" for number in range(len(servers))]
+    try:
+        yield [admin.add(name, server) for name, server in zip(names, servers, strict=True)]
+    finally:
+        there = {one.name for one in admin.all()}
+        for name in names:
+            if name in there:
+                admin.drop(name, force=True)
+
+
+def drop_stale(admin: TenantAdmin) -> None:
+    """Drop the tenants that killed runs left behind."""
+    for one in admin.all():
+        born = one.name.removeprefix(PREFIX).partition("-")[0]
+        if one.name.startswith(PREFIX) and born.isdigit() and int(born) < time.time() - STALE and one.target is None:
+            admin.drop(one.name, force=True)
+
+
+def load_on(db: Tenants, tenant: str, clients: int) -> Load:
+    """Return a load of that many clients on a tenant."""
+    database = db.using(tenant=tenant)
+    return Load([lambda name: database.run(_record, name)] * clients)
+
+
+def recorded(db: Tenants, tenant: str) -> set[str]:
+    """Return the texts that a tenant's database has of its loads."""
+    return db.using(tenant=tenant).read(_names)
+
+
+def forget(db: Tenants, tenant: str, name: str) -> None:
+    """Delete a text of a load from a tenant's database."""
+    statement = text("DELETE FROM bulk_load_chunk WHERE load = :load")
+    db.using(tenant=tenant).run(lambda session: session.execute(statement, {"load": name}) and None)
+
+
+def _record(session: PinnedSession, name: str) -> None:
+    session.execute(_RECORD, {"load": name})
+
+
+def _names(session: PinnedSession) -> set[str]:
+    return set(session.scalars(text("SELECT load FROM bulk_load_chunk")))
+
+
+# Every project has the table of bulk loads, whatever its models are.
+_RECORD = text("INSERT INTO bulk_load_chunk (load, chunk, target, rows, node) VALUES (:load, 1, 'verify', 0, 'verify')")

@@ -1,0 +1,96 @@
+"""The name of a tenant, and the place where its database is."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sqlalchemy.engine import URL
+
+from .errors import BadTenantName, TenantSuspended, UnknownTenant
+
+NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*", re.ASCII)
+MAX_NAME_LENGTH = 40
+"""Length limit of a name in characters: with the prefix well below the 63 bytes that PostgreSQL allows."""
+
+PREFIX = "t_"
+"""Prefix of a tenant's database and role; no name has a meaning for PostgreSQL then, as `postgres` or `public` have."""
+
+
+class TenantState(StrEnum):
+    """State of a tenant; only an active one is served."""
+
+    ADDING = "adding"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    DROPPING = "dropping"
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a tenant can have it.
+
+    Raises:
+        BadTenantName: no tenant can have it.
+    """
+    if not NAME.fullmatch(name):
+        raise BadTenantName(
+            f"{quoted(name)} is no name for a tenant: use lower-case ASCII letters, digits and single '-' or '_', "
+            "and begin with a letter"
+        )
+    if len(name) > MAX_NAME_LENGTH:
+        raise BadTenantName(
+            f"{quoted(name)} is no name for a tenant: it has {len(name)} characters, {MAX_NAME_LENGTH} at most"
+        )
+    return name
+
+
+def quoted(name: str) -> str:
+    """Return a name from outside in a form that fits into a message."""
+    return repr(name) if len(name) <= MAX_NAME_LENGTH else repr(f"{name[:MAX_NAME_LENGTH]}…")
+
+
+def database_of(name: str) -> str:
+    """Return the name of a tenant's database, and of the role that owns it and may connect to no other database."""
+    return PREFIX + check_name(name)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Place and state of a tenant, as the registry has them."""
+
+    name: str
+    server: str
+    state: TenantState
+    epoch: int
+    """Number of the last change that processes must follow; a larger one is newer."""
+    password: str = field(repr=False)
+    """Password of the tenant's role on `server`."""
+    revision: str | None = None
+    """Revision of the schema; None while it changes."""
+    target: str | None = None
+    """Server to which a move, running or interrupted, copies the tenant."""
+    target_password: str | None = field(default=None, repr=False)
+    left_on: str | None = None
+    """Server with remains of the tenant that have to be removed."""
+
+    def url(self, server: URL) -> URL:
+        """Return the URL of the tenant's database for its own role.
+
+        Args:
+            server: any URL of the tenant's server.
+        """
+        name = database_of(self.name)
+        return server.set(username=name, password=self.password, database=name)
+
+    def check_served(self) -> None:
+        """Raise if the tenant is not served.
+
+        Raises:
+            TenantSuspended: it is suspended, or not yet added completely.
+            UnknownTenant: it is being dropped.
+        """
+        if self.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"{self.name} is suspended: `tenants resume {self.name}` ends that")
+        if self.state is TenantState.ADDING:
+            raise TenantSuspended(f"{self.name} is being added; it is served as soon as that is done")
+        if self.state is TenantState.DROPPING:
+            raise UnknownTenant(f"there is no tenant {self.name} any more: it is being dropped")

@@ -1,0 +1,23 @@
+"""Settings that only this backend has; durations are in seconds."""
+
+from pydantic import PositiveInt, SecretStr
+from pydantic_settings import BaseSettings
+
+from .limits import RetryPolicy
+
+
+class BackendSettings(BaseSettings):
+    """Part of `Settings`."""
+
+    preferred_node: str | None = None
+    """Node for work that names none; None: the first one."""
+    retry: RetryPolicy = RetryPolicy()
+    """Retries: `…_RETRY_DEADLINE` and so on."""
+    registry: SecretStr | None = None
+    """URL of the registry for the application's role; None: `…_registry` on the first server by name."""
+    admin_registry: SecretStr | None = None
+    """URL of the registry for the role that may change it; None: as for the application's role."""
+    server_connections: PositiveInt = 20
+    """Connections of one process to each server, however many tenants are there."""
+    open_tenants: PositiveInt = 500
+    """Number of tenants whose engines are kept; a thousand take about 20 MB."""

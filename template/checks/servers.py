@@ -1,0 +1,37 @@
+"""Versions, settings and clocks of servers, for the checks of their setup."""
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, text
+
+MAX_CLOCK_SKEW = 0.5
+"""Seconds by which two clocks may differ. Arbitrary: far above what NTP allows, far below what does harm."""
+
+
+def show(connection: Connection, setting: str) -> str:
+    """Return the value of a setting."""
+    return str(connection.scalar(text(f"SHOW {setting}")))
+
+
+def server_versions(connections: Mapping[str, Connection]) -> dict[str, str]:
+    """Return the version of each server, such as `18.1`."""
+    return {node: show(connection, "server_version").partition(" ")[0] for node, connection in connections.items()}
+
+
+def version_problems(versions: Mapping[str, str]) -> list[str]:
+    """Return a complaint if the major versions differ."""
+    if len({version.partition(".")[0] for version in versions.values()}) == 1:
+        return []
+    return ["different major versions: " + ", ".join(f"{node} {version}" for node, version in versions.items())]
+
+
+def compare_clocks(connections: Mapping[str, Connection]) -> tuple[dict[str, float], list[str]]:
+    """Return the seconds by which each clock is ahead of this machine's, and a complaint if they differ too much."""
+    skews: dict[str, float] = {}
+    for node, connection in connections.items():
+        before = time.time()
+        theirs = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8")) or 0)
+        skews[node] = round(theirs - (before + time.time()) / 2, 3)
+    differ = max(skews.values()) - min(skews.values()) > MAX_CLOCK_SKEW
+    return skews, [f"the clocks differ by more than {MAX_CLOCK_SKEW} s: {skews}"] if differ else []

@@ -1,0 +1,101 @@
+"""Choose the node of a unit of work: once, before its first statement.
+
+A node that refused a connection is marked down for a cool-down (a circuit breaker) and other nodes come first; after
+the cool-down the preferred node is first again. A unit of work never changes its node.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TypedDict
+
+from ..limits import RetryPolicy
+from .errors import NoNodes, WrongNode
+
+
+class RouteOptions(TypedDict, total=False):
+    """Options of `Database.using`; an option that is not given keeps its value."""
+
+    node: str | None
+    """Run on this node and no other."""
+    key: Hashable | None
+    """Send work with the same key to the same node while that node answers. Keys are compared by `repr`."""
+    idempotent: bool
+    """Running the work twice has the effect of once, so an ambiguous commit is settled by running the work again."""
+    retry: RetryPolicy | None
+    """Retry policy; None: that of the database."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """Options in force for a unit of work; see `RouteOptions`."""
+
+    node: str | None = None
+    key: Hashable | None = None
+    idempotent: bool = False
+    isolation_level: str | None = None
+    retry: RetryPolicy | None = None
+    readonly: bool = False
+
+    @property
+    def mode(self) -> str:
+        """Access mode of the connection; each mode has its own engine."""
+        return "read" if self.readonly else "write"
+
+
+class Router:
+    """Order the nodes for a unit of work, the one to try first in front."""
+
+    def __init__(
+        self,
+        nodes: Sequence[str],
+        *,
+        preferred_node: str | None = None,
+        cooldown: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with every node up, in the order of preference; `cooldown` is in seconds of `clock`."""
+        self._nodes = tuple(nodes)
+        self._preferred_node = preferred_node
+        self._cooldown = cooldown
+        self._clock = clock
+        self._down_until: dict[str, float] = {}
+
+    def candidates(self, route: Route) -> list[str]:
+        """Return the nodes that may do this work, best first.
+
+        Raises:
+            NoNodes: no node is configured.
+            WrongNode: the route names a node that does not exist.
+        """
+        if not self._nodes:
+            raise NoNodes("no node is configured: start a local cluster with `up`, or set the nodes' URLs")
+        if route.node is not None:
+            if route.node not in self._nodes:
+                raise WrongNode(f"there is no node {route.node!r}: the nodes are {', '.join(self._nodes)}")
+            return [route.node]
+        now = self._clock()
+        # Nodes that are down come last instead of being left out: all of them may be down. `sorted` is stable.
+        return sorted(self._order(route), key=lambda node: self._down_until.get(node, 0.0) > now)
+
+    def mark_down(self, node: str) -> bool:
+        """Put `node` last for the cool-down; return True if it was up before."""
+        now = self._clock()
+        was_up = self._down_until.get(node, 0.0) <= now
+        self._down_until[node] = now + self._cooldown
+        return was_up
+
+    def mark_up(self, node: str) -> None:
+        """End the cool-down of `node`, because it answered."""
+        self._down_until.pop(node, None)
+
+    def _order(self, route: Route) -> list[str]:
+        return sorted(self._nodes, key=self._affinity(route))
+
+    def _affinity(self, route: Route) -> Callable[[str], bytes | bool]:
+        if route.key is None:
+            return lambda node: node != self._preferred_node
+        # Rendezvous hashing: a new node takes an even share of the keys and moves no others.
+        key = repr(route.key)
+        return lambda node: blake2b(f"{node}\0{key}".encode(), digest_size=8).digest()

@@ -1,0 +1,170 @@
+"""The nodes of a cluster as the operations see them, with one hook for everything that depends on the database.
+
+`BaseTopology` describes independent servers. `ops/topology.py` has the subclass for the database of this project.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import URL
+from sqlalchemy.schema import DropSchema
+from typer import Typer
+
+if TYPE_CHECKING:
+    from alembic.script import Script
+
+    from .migrate import Step
+
+Changes: TypeAlias = Literal["schema", "data"]
+"""Subject of a revision, `changes` in its file; never both."""
+
+LOCK = 20_011
+"""Key of the advisory lock that keeps two migrations from running at once. Arbitrary."""
+
+
+class TopologyError(Exception):
+    """The cluster is not in the state it should be in; the message names the nodes and the cause."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction of replication, from `origin` to `receiver`."""
+
+    origin: str
+    receiver: str
+    state: str
+    is_up: bool
+    """True if changes flow, as far as both ends can tell."""
+    is_lost: bool = False
+    """True if it does not come back by waiting."""
+
+    def __str__(self) -> str:
+        return f"{self.origin}→{self.receiver} {self.state}"
+
+
+class BaseTopology:
+    """Independent servers: no links, and nothing to wait for.
+
+    The connections, one per node, are in autocommit, for a role that may change the schema. Methods that look at links
+    raise TopologyError if a link does not work.
+    """
+
+    system_schemas: ClassVar[frozenset[str]] = frozenset()
+    """Schemas that belong to the software of the cluster, not to the application."""
+    nodes_without_models: ClassVar[frozenset[str]] = frozenset()
+    """Nodes whose database does not hold the tables of models.py."""
+    ddl_timeout: ClassVar[float] = 30.0
+    """Seconds a schema change may take to reach every node."""
+    unlogged_tables: ClassVar[str] = "a crash of its server empties it"
+    """Reason why a migration must not make a table UNLOGGED."""
+    refused: ClassVar[Sequence[tuple[str, str]]] = ()
+    """Statements that no revision may contain: a pattern for the form that `without_literals` returns, and the reason."""
+    refused_in: ClassVar[Mapping[Changes, Sequence[tuple[str, str]]]] = {}
+    """Statements that a revision with this subject must not contain."""
+    migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
+    """Help text of the command `migrate`."""
+
+    def __init__(self, connections: Mapping[str, Connection]) -> None:
+        self.connections = connections
+
+    def writers(self) -> list[str]:
+        """Return the nodes that take writes."""
+        return list(self.connections)
+
+    def ddl_nodes(self) -> list[str]:
+        """Return the nodes on which a schema change has to be run for every node to have it."""
+        return list(self.connections)
+
+    def receivers(self, node: str) -> list[str]:
+        """Return the nodes that get what is written on `node`, itself included."""
+        return [node]
+
+    def links(self) -> list[Link]:
+        """Return every link there should be, with its state."""
+        return []
+
+    def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
+        """Wait until everything committed before the call is visible on every node that receives it.
+
+        Raises:
+            TopologyError: not within `timeout` seconds, or a link is known to be broken.
+        """
+
+    def wait_for_ddl(self) -> None:
+        """Wait until every node has the schema changes made so far; write no rows before that."""
+
+    def drop_schema(self, schema: str) -> None:
+        """Drop a schema, with everything in it, on every node."""
+        for node in self.ddl_nodes():
+            self.connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
+        self.wait_for_ddl()
+
+    def node_number(self, node: str) -> int:
+        """Return the number of a node that keys carry; 0 if it has none, 1 on every node if keys do not carry one."""
+        return 1
+
+    def unreplicable_tables(self, connection: Connection) -> list[tuple[str, str]]:
+        """Return the tables whose rows can be lost or stay behind, each with the reason."""
+        return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
+
+    def refusal(self, statement: str, changes: Changes) -> str | None:
+        """Return why a revision must not contain `statement`, as `without_literals` returns it; None if it may."""
+        of_kind = () if " ALEMBIC_VERSION" in statement else self.refused_in.get(changes, ())
+        return next((reason for pattern, reason in (*self.refused, *of_kind) if re.match(pattern, statement)), None)
+
+    @contextmanager
+    def migration_lock(self) -> Iterator[bool]:
+        """Hold a lock that one migration can have; yield False if another has it. A lost connection releases it."""
+        connection = self.connections[self.writers()[0]]
+        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}) is True
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+    # Hooks of ops/migrate.py.
+
+    def revision_nodes(self, changes: Changes) -> list[str]:
+        """Return the nodes on which a revision has to be run for every node to have what it changes."""
+        return self.ddl_nodes()
+
+    def check_revision(self, script: "Script", *, back: bool) -> None:
+        """Raise MigrationError to refuse a revision as a whole, before any revision runs."""
+
+    def configure_revision(self, connection: Connection, changes: Changes) -> None:
+        """Prepare the connection that one revision runs on, before its first transaction."""
+
+    def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
+        """Call `run`, which runs one revision on `node`; call it again after an error that this may follow."""
+        run()
+
+    @staticmethod
+    def autogenerate_options() -> dict[str, Any]:
+        """Return the options of Alembic's context with which a new revision is written."""
+        return {}
+
+    # Hooks of ops/cli.py.
+
+    @staticmethod
+    def migrate_other_databases(
+        admin_urls: Mapping[str, URL], *, owner: str, on_step: "Callable[[Step], None]"
+    ) -> dict[str, str]:
+        """Migrate the databases that do not hold the models' tables; return the revision of each by its name."""
+        return {}
+
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the commands that only this database needs."""
+
+
+_UNLOGGED = """
+    SELECT n.nspname || '.' || c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    ORDER BY 1
+"""

@@ -1,0 +1,334 @@
+"""A local cluster of PostgreSQL servers as plain processes: without Docker, created in less than a second.
+
+All state lies in the cluster's folder. The data is meant to be thrown away, because the servers do not wait for the
+disk.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL
+
+from . import HOME, Cluster, ClusterError, NodeStatus, write_private
+from .binaries import can_read, copy_binaries, find_binaries, server_user
+from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node, node_urls
+from .process import Process
+from .server import Server
+
+SUPERUSER = "postgres"
+SPARE_PORTS = range(23001, 23901)
+"""Ports to use when a node's own port is taken. Arbitrary, but below those that systems assign to clients."""
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": 100,
+    "shared_buffers": "32MB",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "jit": "off",
+    "max_wal_size": "256MB",
+    "min_wal_size": "32MB",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+}
+"""Settings of every server: no durability, little memory, loopback only."""
+
+
+@dataclass
+class ClusterState:
+    """Content of `state.json`: what one command leaves for the next, passwords included."""
+
+    program: str
+    superuser_password: str
+    application_password: str
+    ports: dict[str, int] = field(default_factory=dict)
+    created: bool = False
+    wired: bool = False
+
+
+class ProcessCluster(Cluster):
+    """A cluster of processes. The methods under "Hooks" make a topology of independent servers."""
+
+    driver = "embedded"
+    preferred: ClassVar[tuple[type[Cluster], ...]] = ()
+    """Clusters that `up` chooses before this one where they are available."""
+    node_query: ClassVar[str] = "SHOW cluster_name"
+    """Query that returns the name of the node that a session is on."""
+
+    def __init__(self, home: Path = HOME) -> None:
+        super().__init__(home)
+        self._user = server_user()
+
+    @property
+    def announcement(self) -> str:
+        """Description for the user: what the servers are, and what they stand in for."""
+        return ANNOUNCEMENT
+
+    def up(self) -> None:
+        """Start the nodes that are down; create all nodes first if there are none."""
+        with self._locked():
+            state = self._load()
+            if state is None or not state.created:
+                state = self._new_state()
+                self._create(state)
+                state.created = True
+            self._start(state, self._not_ready(state, NODES))
+            if not state.wired:
+                self._wire({node.name: self._dsn(state, node) for node in NODES})
+                state.wired = True
+                self._save(state)
+            self._write_env()
+
+    def down(self) -> None:
+        """Stop all nodes and keep their data."""
+        with self._locked():
+            if state := self._load():
+                self._stop(state, self._stop_order, signal.SIGINT)
+
+    def destroy(self) -> None:
+        """Stop all nodes and delete their data."""
+        if not self.home.exists():
+            return
+        with self._locked():
+            if state := self._load():
+                self._stop(state, self._stop_order, signal.SIGQUIT)
+            shutil.rmtree(self._data, ignore_errors=True)
+            self._delete_files()
+
+    def status(self) -> list[NodeStatus]:
+        """Return role, port and state of every node."""
+        state = self._load()
+        if state is None:
+            return [NodeStatus(node.name, node.role, node.port, "down") for node in NODES]
+        ports = {node.name: node.port for node in NODES} | state.ports
+        down = self._not_ready(state, NODES)
+        return [
+            NodeStatus(node.name, self._role(state, node), ports[node.name], "down" if node in down else "up")
+            for node in NODES
+        ]
+
+    def stop_node(self, name: str, *, kill: bool = False) -> None:
+        """Stop one node: with `kill` at once, as a power cut would; otherwise by an orderly shutdown."""
+        with self._locked():
+            self._stop(self._existing(), [find_node(name)], signal.SIGKILL if kill else signal.SIGINT)
+
+    def start_node(self, name: str) -> None:
+        """Start one node and write the URLs again, because its port may have changed."""
+        with self._locked():
+            state = self._existing()
+            self._start(state, self._not_ready(state, [find_node(name)]))
+            self._write_env()
+
+    def urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the application's role."""
+        state = self._existing()
+        return node_urls(state.ports, DATABASE, state.application_password)
+
+    def admin_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the superuser."""
+        state = self._existing()
+        return node_urls(state.ports, SUPERUSER, state.superuser_password)
+
+    # Hooks
+
+    @property
+    def _stop_order(self) -> Sequence[Node]:
+        """All processes, in the order in which they are stopped."""
+        return NODES
+
+    def _settings(self, node: Node) -> Mapping[str, object]:
+        """Return the settings of a node that go beyond `SETTINGS`."""
+        return {}
+
+    def _create(self, state: ClusterState) -> None:
+        """Create the data of all nodes: initialize the first node and clone it."""
+        first, *others = NODES
+        self._initialize(state, first)
+        self._clone(self._server(state, first), [self._server(state, node) for node in others])
+
+    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        """Change the application's database on the first node before it is cloned."""
+
+    def _clone(self, first: Server, others: Sequence[Server]) -> None:
+        """Make the other nodes from the first one, which is stopped."""
+        for server in others:
+            first.copy_to(server)
+
+    def _wire(self, nodes: Mapping[str, str]) -> None:
+        """Link the running nodes, given their connection strings by name; keep the links that exist."""
+
+    def _role(self, _state: ClusterState, node: Node) -> str:
+        """Return the present role of a node."""
+        return node.role
+
+    def _services(self, state: ClusterState) -> str:
+        """Return the service file by which nodes find each other, so that links survive new ports and passwords."""
+        return "".join(
+            f"[{name}]\nhost=127.0.0.1\nport={port}\ndbname={DATABASE}\n{self._login(state)}\n"
+            for name, port in state.ports.items()
+        )
+
+    def _process(self, state: ClusterState, node: Node) -> Process:
+        """Return the process that listens on a node's port."""
+        return self._server(state, node)
+
+    def _configure(self, state: ClusterState, node: Node) -> None:
+        """Write what the process of a node reads when it starts."""
+        settings = {**SETTINGS, **self._settings(node), "port": state.ports[node.name], "cluster_name": node.name}
+        self._server(state, node).configure(settings)
+
+    def _find_program(self) -> Path:
+        """Return the server's program, in a place that the servers' user can read."""
+        binaries = find_binaries()
+        if self._user is not None and not can_read(self._user, binaries / "postgres"):
+            binaries = copy_binaries(binaries, self._data.with_name("embedded-postgres"))
+        return binaries / "postgres"
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _data(self) -> Path:
+        """Folder of the data directories: under root a folder that the servers' user can read."""
+        if self._user is None:
+            return self.home / "data"
+        # The folder in /var/tmp, which outlives a reboot, has mode 0700.
+        run_dir = Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108
+        return run_dir / f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}"
+
+    def _load(self) -> ClusterState | None:
+        file = self.home / "state.json"
+        try:
+            return ClusterState(**json.loads(file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise ClusterError(f"{file} is no state of a cluster. Remove {self.home} and start again.") from None
+
+    def _save(self, state: ClusterState) -> None:
+        write_private(self.home / "state.json", json.dumps(asdict(state), indent=2))
+
+    def _existing(self) -> ClusterState:
+        if state := self._load():
+            return state
+        raise ClusterError(f"There is no cluster in {self.home}. Start one with `up`.")
+
+    def _new_state(self) -> ClusterState:
+        """Return the state of a cluster that does not exist yet."""
+        state = ClusterState(str(self._find_program()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
+        # An interrupted creation leaves processes and data behind, and so does a deleted state.json.
+        self._stop(state, self._stop_order, signal.SIGQUIT)
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return state
+
+    def _initialize(self, state: ClusterState, node: Node) -> None:
+        """Create a server with the application's role and database, and stop it."""
+        server = self._server(state, node)
+        server.chown(self._data)
+        server.initialize(superuser=SUPERUSER, password=state.superuser_password)
+        self._start(state, [node])
+        with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
+            role = sql.Identifier(DATABASE)
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(state.application_password))
+            )
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+        with psycopg.connect(self._dsn(state, node), autocommit=True) as connection:
+            self._prepare(connection)
+        self._stop(state, [node], signal.SIGINT)
+
+    def _server(self, state: ClusterState, node: Node) -> Server:
+        data = self._data / node.name
+        return Server(
+            command=(state.program, "-D", str(data)),
+            mark=str(data),
+            pid_file=data / "postmaster.pid",
+            log=data.with_suffix(".log"),
+            data=data,
+            user=self._user,
+        )
+
+    def _not_ready(self, state: ClusterState, nodes: Iterable[Node]) -> list[Node]:
+        return [node for node in nodes if not self._process(state, node).is_ready()]
+
+    def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
+        """Start nodes that are down; move those whose port is taken to other ports."""
+        if not Path(state.program).exists():  # a new environment has its programs elsewhere
+            state.program = str(self._find_program())
+        for _ in range(5):
+            if not nodes:
+                return
+            self._choose_ports(state, nodes)
+            services = self._data / "service.conf"
+            write_private(services, self._services(state))
+            self._server(state, NODES[0]).chown(services)
+            self._save(state)
+            for node in nodes:
+                self._configure(state, node)
+            processes = {node: self._process(state, node) for node in nodes}
+            started = {node: process.spawn() for node, process in processes.items()}
+            nodes = [node for node in nodes if not processes[node].wait_until_ready(started[node])]
+            if nodes:
+                time.sleep(0.3)
+        logs = ", ".join(str(self._process(state, node).log) for node in nodes)
+        raise ClusterError(f"{', '.join(node.name for node in nodes)} did not start; the reason is in {logs}")
+
+    def _choose_ports(self, state: ClusterState, nodes: Sequence[Node]) -> None:
+        """Give each node the port that it had if that is free, else another one."""
+        taken = {port for name, port in state.ports.items() if name not in {node.name for node in nodes}}
+        # Only the project's own cluster takes the documented ports. Each cluster begins at another spare port, so that
+        # it hardly ever takes the port of a node that is down for a while.
+        is_own = self.home == HOME.resolve()
+        start = int(hashlib.sha256(str(self.home).encode()).hexdigest(), 16) % len(SPARE_PORTS)
+        spare = (*SPARE_PORTS[start:], *SPARE_PORTS[:start])
+        for node in nodes:
+            wanted = (state.ports.get(node.name), node.port if is_own else None, *spare)
+            port = next((port for port in wanted if port and port not in taken and _is_free(port)), None)
+            if port is None:
+                raise ClusterError(
+                    f"No free port for {node.name}: {SPARE_PORTS[0]}-{SPARE_PORTS[-1]} are all taken on 127.0.0.1."
+                )
+            state.ports[node.name] = port
+            taken.add(port)
+
+    def _stop(self, state: ClusterState, nodes: Sequence[Node], number: signal.Signals) -> None:
+        processes = [self._process(state, node) for node in nodes]
+        signalled = [(process, process.send_signal(number)) for process in processes]
+        for process, pid in signalled:
+            if pid is not None:
+                process.wait_until_gone(pid)
+
+    def _login(self, state: ClusterState) -> str:
+        return f"user={SUPERUSER}\npassword={state.superuser_password}\n"
+
+    def _dsn(self, state: ClusterState, node: Node, database: str = DATABASE) -> str:
+        # The nodes that would have to confirm a commit may not exist yet.
+        return (
+            f"host=127.0.0.1 port={state.ports[node.name]} dbname={database} user={SUPERUSER} "
+            f"password={state.superuser_password} connect_timeout=5 options='-c synchronous_commit=local'"
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # PostgreSQL, too, can take a port on which connections of an earlier server linger in TIME_WAIT.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

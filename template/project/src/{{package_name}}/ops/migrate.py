@@ -1,0 +1,181 @@
+"""Run the migrations on every node that needs them, and prove that all nodes agree afterwards.
+
+`Topology` tells where a revision runs and what it must not contain. Going back takes the same steps, newest first.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
+from alembic.util import CommandError
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from ..db import keys
+from .base import Changes
+from .connections import connect_all, engine_for
+from .schema import differences, read_schema
+from .sqltext import MigrationError, short, without_literals
+from .topology import Topology
+
+
+@dataclass(frozen=True)
+class Step:
+    """One revision on one node, about to run, or to be undone."""
+
+    revision: str
+    title: str
+    node: str
+    back: bool = False
+
+
+def load_config(project: Path = Path()) -> Config:
+    """Return Alembic's configuration of this project.
+
+    Raises:
+        MigrationError: there is none in this folder.
+    """
+    file = project / "alembic.ini"
+    if not file.exists():
+        raise MigrationError(f"there is no alembic.ini in {project.resolve()}: run this in the project's folder")
+    return Config(file)
+
+
+def migrate(
+    admin_urls: Mapping[str, URL],
+    *,
+    owner: str,
+    target: str = "head",
+    project: Path = Path(),
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> str:
+    """Bring every node that has the models' tables to revision `target`; return the revision they are at.
+
+    Args:
+        admin_urls: the nodes, for a role that may change the schema.
+        owner: the role that is to own what is created, usually the application's.
+        target: a revision of `migrations/versions`, older ones included, or `head`.
+        project: the folder of `alembic.ini`.
+        on_step: called for each revision on each node before it runs.
+
+    Raises:
+        MigrationError: a revision was refused or failed; earlier ones stay, and the failed one is not recorded on its
+            node.
+        TopologyError: a node does not receive what others write.
+        Unreachable: a node cannot be reached.
+    """
+    config = load_config(project)
+    scripts = ScriptDirectory.from_config(config)
+    admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
+    with connect_all(admin_urls, statement_timeout=60) as connections:
+        topology = Topology(connections)
+        with topology.migration_lock() as is_held:
+            if not is_held:
+                raise MigrationError("another migration is running; wait for it to end")
+            topology.wait_for_catchup(timeout=topology.ddl_timeout)
+            run = _Run(config, admin_urls, topology, owner, on_step)
+            try:
+                back, forward = _path(scripts, [version_of(connection) for connection in connections.values()], target)
+                for script in (*back, *forward):
+                    topology.check_revision(script, back=script in back)
+                for script in back:
+                    run.step(script, back=True)
+                for script in forward:
+                    run.step(script)
+            except (CommandError, RevisionError) as error:
+                raise MigrationError(str(error)) from error
+            except DBAPIError as error:
+                raise MigrationError(f"the revision failed: {str(error.orig).strip()}") from error
+            for node in topology.writers():
+                keys.set_sequence_node(connections[node], topology.node_number(node))
+            return prove_agreement(connections)
+
+
+def prove_agreement(connections: Mapping[str, Connection]) -> str:
+    """Return the revision all nodes are at.
+
+    Raises:
+        MigrationError: they are at different ones, or their schemas differ.
+    """
+    versions = {node: version_of(connection) for node, connection in connections.items()}
+    if len(set(versions.values())) > 1:
+        raise MigrationError(
+            "the nodes are at different revisions: "
+            + ", ".join(f"{node} at {version}" for node, version in versions.items())
+        )
+    if disagreements := differences({node: read_schema(connection) for node, connection in connections.items()}):
+        raise MigrationError("the nodes do not have the same schema: " + "; ".join(disagreements[:5]))
+    return next(iter(versions.values())) or "base"
+
+
+def version_of(connection: Connection) -> str | None:
+    """Return the revision a node is at; None before the first."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _path(scripts: ScriptDirectory, versions: list[str | None], target: str) -> tuple[list[Script], list[Script]]:
+    """Return the revisions to undo, newest first, and those to run, oldest first.
+
+    They include a revision that only some nodes have, because an earlier run was interrupted between two nodes.
+    """
+
+    def up_to(revision: str | None) -> set[str]:
+        return {script.revision for script in scripts.iterate_revisions(revision or "base", "base")}
+
+    wanted, found = up_to(target), [up_to(version) for version in versions]
+    newest_first = list(scripts.walk_revisions())
+    surplus = {revision for has in found for revision in has - wanted}
+    lacking = {revision for has in found for revision in wanted - has}
+    back = [script for script in newest_first if script.revision in surplus]
+    forward = [script for script in reversed(newest_first) if script.revision in lacking]
+    return back, forward
+
+
+@dataclass
+class _Run:
+    config: Config
+    admin_urls: Mapping[str, URL]
+    topology: Topology
+    owner: str
+    on_step: Callable[[Step], None]
+
+    def step(self, script: Script, *, back: bool = False) -> None:
+        changes: Changes = getattr(script.module, "changes", "schema")
+        due = script.revision if back else script.down_revision
+        for node in self.topology.revision_nodes(changes):
+            # A node may be ahead of the others: an earlier run was interrupted between them.
+            if version_of(self.topology.connections[node]) == due:
+                self.on_step(Step(script.revision, script.doc, node, back=back))
+                self.topology.run_revision(partial(self._run, script, node, changes, back), node, changes)
+        self.topology.wait_for_ddl()
+
+    def _run(self, script: Script, node: str, changes: Changes, back: bool) -> None:
+        with engine_for(self.admin_urls[node], statement_timeout=0).connect() as connection:
+            self.topology.configure_revision(connection, changes)
+            if self.admin_urls[node].username != self.owner:
+                connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
+            connection.commit()
+
+            @event.listens_for(connection, "before_cursor_execute")
+            def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+                if reason := self.topology.refusal(without_literals(statement), changes):
+                    raise MigrationError(f"refused: {short(statement)}. Reason: {reason}")
+
+            @event.listens_for(connection, "commit")
+            def refuse_tables(connection: Connection) -> None:
+                for table, reason in self.topology.unreplicable_tables(connection):
+                    raise MigrationError(f"refused: table {table}: {reason}")
+
+            self.config.attributes["connection"] = connection
+            if back:
+                command.downgrade(self.config, str(script.down_revision or "base"))
+            else:
+                command.upgrade(self.config, script.revision)
