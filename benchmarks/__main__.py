@@ -30,7 +30,7 @@ TOPICS = (
     "several",
     "before",
 )
-"""The modules that hold rows, in the order of the table."""
+"""Modules with rows, in the order of the table."""
 
 REPORT = Path(__file__).with_name("report.json")
 
@@ -38,7 +38,7 @@ BROKEN, BAD_INPUT = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; a missed goal is a result, not a failure."""
+    """Run the rows that the command line selects; a missed goal is a result, not a failure."""
     options = _options(arguments)
     wanted = (options.only or "").casefold()
     rows = [row for row in all_rows() if wanted in row.name.casefold()]
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in all_rows():
             print(f"  {row.name}", file=sys.stderr)
         return BAD_INPUT
-    # Lost races and stopped nodes are what is measured, thousands of them; the table says what came of them.
+    # The rows lose thousands of races and stop nodes on purpose; the table has the outcome.
     logging.disable(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     talk = Console(stderr=True, log_path=False)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             answers.append(answer(row, ground))
             talk.log(f"{_verdict(answers[-1])}  {row.name}")
-    # Where nobody is looking there is no width to fit: a log, a file.
+    # A log or a file has no width to fit.
     show(answers, Console(width=None if sys.stdout.isatty() else 140))
     hurried = ", quick: fewer rounds than the goals are meant for" if options.quick else ""
     print(f"{time.monotonic() - started:.0f} s{hurried}")
@@ -72,7 +72,7 @@ def all_rows() -> list[Row]:
 
 
 def show(answers: Sequence[Answer], console: Console) -> None:
-    """Print the table, and under it what a number alone does not say."""
+    """Print the table, and below it the notes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "what"):
         table.add_column(column)

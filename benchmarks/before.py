@@ -16,7 +16,7 @@ from benchmarks.timing import alternate, interleave, seconds_of, short, spread
 
 
 def run(ground: Ground) -> Measured:
-    """The smallest useful unit of work through `db.run`: a row read and changed."""
+    """Compare `db.run` on the smallest useful unit of work, a row read and changed."""
     balance = tables(ground.project(backend="pgedge")).Balance
 
     def work(session: Any) -> None:
@@ -26,7 +26,7 @@ def run(ground: Ground) -> Measured:
 
 
 def query(ground: Ground) -> Measured:
-    """A read-only session with one query."""
+    """Compare a read-only session with one query."""
     balance = tables(ground.project(backend="pgedge")).Balance
     statement = select(balance.amount).where(balance.id == 1)
 
@@ -38,7 +38,7 @@ def query(ground: Ground) -> Measured:
 
 
 def run_asyncio(ground: Ground) -> Measured:
-    """The smallest useful unit of work through `AsyncDatabase.run`."""
+    """Compare `AsyncDatabase.run` on the smallest useful unit of work."""
     new, old = ground.project(backend="pgedge"), ground.project_before(backend="pgedge")
     balance = tables(new).Balance
 
@@ -70,7 +70,7 @@ def run_asyncio(ground: Ground) -> Measured:
 
 
 def bulk(ground: Ground) -> Measured:
-    """Rows per second of `bulk_load`."""
+    """Compare rows per second of `bulk_load`."""
     new, old = ground.project(backend="pgedge"), ground.project_before(backend="pgedge")
     found = tables(new)
     count = ground.effort(ROWS_LOADED, 20_000)

@@ -1,6 +1,6 @@
-"""Eight threads that move amounts between ten accounts: who commits how often, how late, how directly.
+"""Eight threads that move amounts between ten accounts: commits per second, latencies, attempts per commit.
 
-Imported by the rows of `retry.py`, and by `peer_cockroachdb.py` in an environment of another SQLAlchemy.
+Used by the rows of `retry.py`, and by `peer_cockroachdb.py` in an environment with another SQLAlchemy.
 """
 
 import random
@@ -16,31 +16,31 @@ from sqlalchemy.orm import Session
 
 THREADS = 8
 HOT = tuple(range(1000, 11_000, 1000))
-"""The accounts that everybody wants, spread over the table so that they do not share an index page."""
+"""Accounts that all threads want, spread over the table so that they do not share an index page."""
 
 Work: TypeAlias = Callable[[Session], None]
 RunWork: TypeAlias = Callable[[Work], object]
 
 
 class Stopped(Exception):
-    """A unit of work that would never have ended."""
+    """A unit of work had not ended at the time limit."""
 
 
 @dataclass
 class Outcome:
-    """What came of one round."""
+    """Outcome of one round."""
 
     seconds: float = 0.0
     attempts: int = 0
     latencies: list[float] = field(default_factory=list)
-    """Of every unit of work that was committed, in seconds."""
+    """Duration of each committed unit of work, in seconds."""
     given_up: int = 0
     stopped: int = 0
-    """Units of work that were still being tried when the round's time was up."""
+    """Units of work that had not ended at the time limit."""
 
     @property
     def committed(self) -> int:
-        """How many units of work were committed."""
+        """Number of committed units of work."""
         return len(self.latencies)
 
     @property
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def attempts_per_commit(self) -> float:
-        """How often the function was called for each commit."""
+        """Calls of the function per commit."""
         return self.attempts / max(1, self.committed)
 
 
@@ -58,7 +58,7 @@ def contend(run: RunWork, model: Any, engine: Engine, *, each: int, time_limit: 
     """Let every thread run `each` transfers through `run`.
 
     Raises:
-        AssertionError: money was made or lost, so the rest of the numbers means nothing.
+        AssertionError: money was made or lost, so the other numbers are void.
     """
     outcome = Outcome()
     lock = threading.Lock()
@@ -112,7 +112,7 @@ def contend(run: RunWork, model: Any, engine: Engine, *, each: int, time_limit: 
 
 
 def naive(engine: Engine) -> RunWork:
-    """The loop that everybody writes first: the whole transaction again, at once, for ever."""
+    """Return the loop that most programs start with: run the whole transaction again, at once, for ever."""
 
     def run(work: Work) -> None:
         while True:
@@ -129,7 +129,7 @@ def naive(engine: Engine) -> RunWork:
 
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return all rounds as if they were one."""
+    """Return the sum of all rounds."""
     return Outcome(
         seconds=sum(outcome.seconds for outcome in outcomes),
         attempts=sum(outcome.attempts for outcome in outcomes),

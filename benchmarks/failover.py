@@ -1,4 +1,4 @@
-"""An application of several threads on a mesh, while its home node is stopped and started again."""
+"""An application of several threads on a mesh, while its preferred node is stopped and started again."""
 
 import functools
 import threading
@@ -22,13 +22,13 @@ COOLDOWN = 1.0
 THREADS = 4
 PAUSE = 0.002
 """Seconds between two units of work of one thread: an application under load, not a saturated machine."""
-PATIENCE = 15.0
-"""Seconds after which nobody waits any longer for the node to be used again."""
+TIMEOUT = 15.0
+"""Seconds to wait until the node is used again."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """One unit of work that was committed."""
+    """A committed unit of work."""
 
     started: float
     ended: float
@@ -37,32 +37,32 @@ class Done:
 
 @dataclass
 class Outage:
-    """What was seen from before the node was stopped until it was used again."""
+    """Measurements from before the node was stopped until it was used again."""
 
     done: list[Done] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     refused_at: list[float] = field(default_factory=list)
-    """The moments at which a connection to the node was refused."""
+    """Times at which a connection to the node was refused."""
     stopped_at: float = 0.0
     started_at: float = 0.0
     missing: int = 0
-    """Transfers that were reported as done and are not there, or are there twice."""
+    """Transfers that were acknowledged and are missing or duplicated."""
 
     @property
     def gap(self) -> float:
-        """The longest time without any commit, from the first refusal to the node's return."""
+        """Longest time without a commit, from the first refusal to the return of the node."""
         first = self.refused_at[0]
         ends = sorted(done.ended for done in self.done if first <= done.ended <= self.started_at)
         return max(later - earlier for earlier, later in zip([first, *ends], ends, strict=False))
 
     @property
     def slowest(self) -> float:
-        """The longest unit of work that was under way in the outage."""
+        """Longest unit of work during the outage."""
         return max(done.ended - done.started for done in self.done if done.ended >= self.stopped_at)
 
     @property
     def return_after(self) -> float:
-        """Seconds from the node's return until the first unit of work on it."""
+        """Seconds from the return of the node to the first unit of work on it."""
         return (
             min(done.ended for done in self.done if done.node == HOME and done.ended > self.started_at)
             - self.started_at
@@ -71,12 +71,12 @@ class Outage:
 
 @functools.cache
 def outages(ground: Ground) -> list[Outage]:
-    """Stop the home node and start it again, a few times."""
+    """Stop the preferred node and start it again, a few times."""
     return [outage(ground) for _ in range(ground.effort(5, 2))]
 
 
 def outage(ground: Ground) -> Outage:
-    """One outage of the home node under transfers between accounts of its own."""
+    """Stop the preferred node and start it again, under transfers; return the measurements."""
     project = pgedge(ground)
     bank, models = project.module("bank"), project.module("models")
     seen = Outage()
@@ -137,24 +137,24 @@ def outage(ground: Ground) -> Outage:
 
 
 def _wait_for_return(seen: Outage) -> None:
-    deadline = time.perf_counter() + PATIENCE
+    deadline = time.perf_counter() + TIMEOUT
     while time.perf_counter() < deadline:
         if any(done.node == HOME and done.ended > seen.started_at for done in seen.done[-50:]):
             return
         time.sleep(0.02)
-    raise TimeoutError(f"{HOME} was not used again within {PATIENCE:g} s of its return")
+    raise TimeoutError(f"{HOME} was not used again within {TIMEOUT:g} s of its return")
 
 
 def _wait_for_everywhere(db: Any, model: Any, values: list[Any], *, column: str = "id") -> None:
-    """Return when every node has a row for each of `values`."""
-    deadline = time.perf_counter() + PATIENCE
+    """Wait until every node has a row for each of `values`."""
+    deadline = time.perf_counter() + TIMEOUT
     found: list[int] = []
     while time.perf_counter() < deadline:
         found = [db.using(node=node).read(_count, model, values, column) for node in db.nodes]
         if min(found) >= len(values):
             return
         time.sleep(0.05)
-    raise TimeoutError(f"not every node has all rows after {PATIENCE:g} s: {found} of {len(values)}")
+    raise TimeoutError(f"not every node has all rows after {TIMEOUT:g} s: {found} of {len(values)}")
 
 
 def _count(session: Session, model: Any, values: list[Any], column: str) -> int:
@@ -165,7 +165,7 @@ def _count(session: Session, model: Any, values: list[Any], column: str) -> int:
 
 
 def completed(ground: Ground) -> Measured:
-    """Units of work that did not end in a commit, or whose commit is not in the database."""
+    """Count units of work that did not commit, or whose commit is not in the database."""
     found = outages(ground)
     errors = sum((seen.errors for seen in found), Counter[str]())
     done = sum(len(seen.done) for seen in found)
@@ -180,19 +180,19 @@ def completed(ground: Ground) -> Measured:
 
 
 def gap(ground: Ground) -> Measured:
-    """The longest time without any commit, from the first refused connection on; the worst outage."""
+    """Measure the longest time without a commit after the first refused connection, in the worst outage."""
     gaps = [seen.gap * 1000 for seen in outages(ground)]
     before = [(seen.refused_at[0] - seen.stopped_at) * 1000 for seen in outages(ground)]
     each = ", ".join(f"{value:.0f}" for value in gaps)
     return Measured(
         max(gaps),
         f"{max(gaps):.0f} ms",
-        note=f"each: {each} ms; first refused {max(before):.0f} ms after the order to stop",
+        note=f"each: {each} ms; first refused {max(before):.0f} ms after the stop",
     )
 
 
 def returned(ground: Ground) -> Measured:
-    """How long after the node's return it is used again; the worst outage."""
+    """Measure the time from the return of the node to its first use, in the worst outage."""
     waits = [seen.return_after for seen in outages(ground)]
     each = ", ".join(f"{value:.2f}" for value in waits)
     return Measured(max(waits), f"{max(waits):.2f} s", note=f"each: {each} s; cool-down {COOLDOWN:g} s")
@@ -204,23 +204,23 @@ ROWS = [
         measure=completed,
         goal=Goal("=", 0),
         unit="",
-        why_missed="a COMMIT was on its way when the node stopped. Only that node can tell what became of "
-        "it, and it was not back before the deadline",
+        why_missed="a COMMIT was in flight when the node stopped. Only that node can tell the outcome, and "
+        "it was not back before the deadline",
     ),
     Row(
         name="failover: gap after the first refused connection",
         measure=gap,
         goal=at_most(50),
         unit="ms",
-        why_missed="a login (8 ms) and the first compilation (7 ms) on the next node, by all threads at "
-        "once, while the server that stops wants the same cores: 38 ms, the median on two idle cores, and "
-        "more on busy ones. A warm connection made it 28 but needs a thread to renew it; logins one by one "
-        "made it 30, but a slow node would be queued for",
+        why_missed="all threads log in (8 ms) and compile (7 ms) on the next node at once, while the server "
+        "that stops uses the same cores: 38 ms, the median on two idle cores, and more on busy ones. With a "
+        "warm connection it was 28, but that needs a thread to renew it; with one login at a time it was 30, "
+        "but then all threads wait for a slow node",
     ),
     Row(
         name="failover: home again after the node's return",
         measure=returned,
-        # The last refusal, where the cool-down begins, came before the node's return; plus one unit of work.
+        # The cool-down begins at the last refusal, before the node returns; then comes one unit of work.
         goal=at_most(COOLDOWN + 0.1),
         unit="s",
     ),

@@ -1,4 +1,4 @@
-"""What the rows stand on: rendered projects, importable, with servers that vanish with the run."""
+"""Ground of the rows: rendered projects, importable, with servers that are deleted at the end of the run."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ from scaffold.render import render
 ROOT = Path(__file__).parents[1]
 
 ROUND_TRIP = 0.002
-"""Seconds; about the distance of two availability zones. The goals name it."""
+"""Round trip in seconds; about the distance of two availability zones. The goals name it."""
 
 
 class Ground:
@@ -53,7 +53,7 @@ class Ground:
         self._open.close()
 
     def effort(self, full: int, quick: int) -> int:
-        """Return how many repetitions, or rows, this run takes."""
+        """Return the number of repetitions, or rows, of this run."""
         return quick if self.quick else full
 
     def project(self, **answers: Any) -> "Project":
@@ -96,7 +96,7 @@ class Project:
 
     @property
     def source(self) -> Path:
-        """The folder that its package is imported from."""
+        """Folder that its package is imported from."""
         return self.path / "src"
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ class Project:
         sys.path.remove(str(self.source))
 
     def module(self, name: str) -> Any:
-        """Import a module of the project; typed Any, for no project exists when types are checked."""
+        """Import a module of the project; typed Any, because no project exists when types are checked."""
         return importlib.import_module(f"{self.package}.{name}")
 
     @functools.cached_property
@@ -119,7 +119,7 @@ class Project:
 
     @functools.cached_property
     def alone(self) -> Any:
-        """The first node by itself: no peer applies what is written, and no link reads its log."""
+        """The first node by itself: no other node applies its changes, and no link reads its WAL."""
         cluster = self._started("alone")
         first, *others = cluster.urls()
         with administration(cluster.admin_urls()[first]) as execute:
@@ -133,22 +133,22 @@ class Project:
 
     @property
     def url(self) -> URL:
-        """The URL of the node that is alone."""
+        """URL of the node that is alone."""
         url: URL = next(iter(self.alone.urls().values()))
         return url
 
     @functools.cached_property
     def far_url(self) -> URL:
-        """The same node at the far end of a network."""
+        """URL of the same node behind a network with a round trip of `ROUND_TRIP`."""
         return self.far(self.url)
 
     def far(self, url: URL) -> URL:
-        """The URL of a node as somebody at the far end of a network has it."""
+        """Return the URL of a node behind a network with a round trip of `ROUND_TRIP`."""
         proxy = self._open.enter_context(DelayProxy(url.port or 0, ROUND_TRIP))
         return url.set(port=proxy.port)
 
     def database(self, nodes: Mapping[str, URL], **settings: Any) -> Any:
-        """Return the application's `Database` on these nodes, as its settings would make it."""
+        """Return the application's `Database` on these nodes, as its settings configure it."""
         return self.module("db").Database.from_settings(self.settings(nodes, **settings))
 
     def settings(self, nodes: Mapping[str, URL], **settings: Any) -> Any:
@@ -163,7 +163,7 @@ class Project:
         cluster.up()
         owner = next(iter(cluster.urls().values())).username
         self.module("ops.migrate").migrate(cluster.admin_urls(), owner=owner, project=self.path)
-        # What rendered and migrated is no part of an application; a full collection would stop it for 80 ms.
+        # An application has no objects of a migration; collecting them would stop it for 80 ms.
         gc.collect()
         gc.freeze()
         return cluster
@@ -171,7 +171,7 @@ class Project:
 
 @contextlib.contextmanager
 def administration(url: URL) -> Iterator[Any]:
-    """Connect as the superuser; yield what runs one statement and returns its rows."""
+    """Connect as the superuser; yield a function that runs one statement and returns its rows."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:

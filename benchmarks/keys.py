@@ -1,4 +1,4 @@
-"""Snowflake keys that keep batching, against the textbook column and against plain identity."""
+"""Snowflake keys that SQLAlchemy can batch, against the textbook column and against plain identity."""
 
 import functools
 import statistics
@@ -19,7 +19,7 @@ OBJECTS = 10_000
 
 
 def statements(ground: Ground) -> Measured:
-    """INSERT statements that leave for one flush of many new objects."""
+    """Count the INSERT statements of one flush of many new objects."""
     found = tables(pgedge(ground))
     counts = {}
     for model in (found.Ours, found.Textbook):
@@ -31,16 +31,16 @@ def statements(ground: Ground) -> Measured:
 
 
 def on_loopback(ground: Ground) -> Measured:
-    """Rows per second against the textbook column, where a round trip costs next to nothing."""
+    """Compare rows per second with the textbook column, at almost no round trip time."""
     found = tables(pgedge(ground))
     return rates(found.engine, found.Ours, found.Textbook, OBJECTS, ground.effort(7, 3))
 
 
 def at_a_distance(ground: Ground) -> Measured:
-    """The same where each statement costs a round trip."""
+    """Compare rows per second with the textbook column, at a distance."""
     project = pgedge(ground)
     found = tables(project)
-    # The textbook column makes a round trip for each row, so its rate does not depend on their number, and
+    # The textbook column needs a round trip per row, so its rate does not depend on the number of rows, and
     # all 10 000 would take half a minute each time.
     return rates(
         far_engine(project), found.Ours, found.Textbook, OBJECTS, ground.effort(5, 2), theirs_objects=1000
@@ -48,7 +48,7 @@ def at_a_distance(ground: Ground) -> Measured:
 
 
 def against_identity(ground: Ground) -> Measured:
-    """Rows per second against a plain table, the fastest key that SQLAlchemy knows."""
+    """Compare rows per second with an identity column, the fastest key of SQLAlchemy."""
     found = tables(pgedge(ground))
     return rates(found.engine, found.Ours, found.Plain, OBJECTS, ground.effort(25, 5))
 
@@ -56,7 +56,7 @@ def against_identity(ground: Ground) -> Measured:
 def rates(
     engine: Engine, ours: Any, theirs: Any, objects: int, rounds: int, *, theirs_objects: int | None = None
 ) -> Measured:
-    """Compare how many new objects of each model are flushed and committed per second."""
+    """Compare the numbers of new objects of each model that are flushed and committed per second."""
 
     def rate(model: Any, count: int) -> float:
         empty(engine, model)
@@ -72,7 +72,7 @@ def rates(
 
 
 def add_all(engine: Engine, model: Any, objects: int) -> float:
-    """Make, flush and commit that many objects; return objects per second."""
+    """Create, flush and commit that many objects; return objects per second."""
     with Session(engine) as session:
         start = time.perf_counter()
         session.add_all([model(name=f"name {number}", value=number) for number in range(objects)])
@@ -98,12 +98,12 @@ def inserts(engine: Engine) -> Iterator[list[str]]:
 
 @functools.cache
 def far_engine(project: Project) -> Engine:
-    """Return an engine for the same server at the far end of a network."""
+    """Return an engine for the same server behind a network."""
     return create_engine(project.far_url)
 
 
 def pgedge(ground: Ground) -> Project:
-    """Return the project that these rows are about."""
+    """Return the project for these rows."""
     return ground.project(backend="pgedge", keys="snowflake")
 
 
@@ -119,7 +119,7 @@ ROWS = [
         name="keys: rows/s against the textbook column, 2 ms",
         measure=at_a_distance,
         goal=at_least(60),
-        why_missed="ours is 12 round trips; the rest is work per object, SQLAlchemy's own and 1.1 µs of the "
+        why_missed="ours takes 12 round trips; the rest is work per object, in SQLAlchemy and 1.1 µs in the "
         "local stand-in for snowflake.nextval: on the same busy machine Identity() reached 67, ours 58 to 62",
     ),
     Row(

@@ -1,7 +1,7 @@
-"""`sqlalchemy_cockroachdb.run_transaction` and ours in one process; `retry.py` runs it in its environment.
+"""`sqlalchemy_cockroachdb.run_transaction` and ours in one process, which `retry.py` starts.
 
-On plain PostgreSQL, as a project's own tests use it. There, ROLLBACK TO SAVEPOINT keeps the snapshot, so a
-transaction that lost a race loses it again: for ever, by default.
+The server is plain PostgreSQL, as in the tests of a project. There ROLLBACK TO SAVEPOINT keeps the snapshot,
+so a transaction that lost a race loses it again: for ever, by default.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from benchmarks.contention import THREADS, Outcome, RunWork, Work, contend, merg
 from benchmarks.timing import interleave
 
 FOR_EVER = 3.0
-"""Seconds after which the default settings are taken out of their loop."""
+"""Seconds after which a run with the default settings is stopped."""
 
 
 class Base(DeclarativeBase):
-    """Of this process."""
+    """Base of the models."""
 
 
 class Balance(Base):
-    """The table that `schema.py` made."""
+    """Row of the table that `schema.py` creates."""
 
     __tablename__ = "bench_balance"
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -36,13 +36,13 @@ class Balance(Base):
 
 
 def main(package: str, rounds: int, each: int, slow_rounds: int) -> dict[str, Any]:
-    """Let everybody contend in turn; return the merged outcomes by name."""
+    """Let all contend in turn; return the merged outcomes by name."""
     url = os.environ["BENCH_URL"]
     engine = create_engine(url, isolation_level="SERIALIZABLE", pool_size=THREADS)
     factory = sessionmaker(engine)
     db_module: Any = importlib.import_module(f"{package}.db")
     settings_module: Any = importlib.import_module(f"{package}.settings")
-    settings = settings_module.Settings(nodes={"n1": url}, admin_nodes={"n1": url}, pool_size=THREADS)
+    settings = settings_module.Settings(nodes={"n1": url}, admin_nodes={"n1": url}, pool={"size": THREADS})
     db = db_module.Database.from_settings(settings)
     contenders: dict[str, RunWork] = {"ours": db.using(isolation_level="SERIALIZABLE").run}
     contenders["bounded(10, backoff 1 s)"] = bounded(factory, max_retries=10, max_backoff=1)
@@ -66,7 +66,7 @@ def main(package: str, rounds: int, each: int, slow_rounds: int) -> dict[str, An
 
 
 def bounded(factory: Any, *, max_retries: int | None, max_backoff: int) -> RunWork:
-    """Return the peer with these settings; its two own are named as in its manual."""
+    """Return the peer with these settings, named as in its manual."""
 
     def run(work: Work) -> object:
         result: object = run_transaction(factory, work, max_retries=max_retries, max_backoff=max_backoff)

@@ -1,4 +1,4 @@
-"""An application of several threads on a writer that is killed under it, and a reader that takes over."""
+"""An application of several threads whose writer is killed, and a reader that is promoted."""
 
 import functools
 import threading
@@ -19,39 +19,39 @@ from benchmarks.replicas import aurora
 from benchmarks.rows import Goal, Measured, Row, at_most
 
 AFTERWARDS = 1.0
-"""Seconds that the application goes on after all readers follow the new writer."""
+"""Seconds that the application continues after all readers follow the new writer."""
 
 
 @dataclass
 class Takeover:
-    """What was seen from before the writer was killed until a reader had long taken over."""
+    """Measurements from before the writer was killed until some time after the promotion."""
 
     commits: list[tuple[float, str]] = field(default_factory=list)
-    """When, and on which node."""
+    """Time and node of each commit."""
     acknowledged: set[str] = field(default_factory=set)
     ambiguous: set[str] = field(default_factory=set)
     errors: Counter[str] = field(default_factory=Counter)
     former: str = ""
     writer: str = ""
     promoted_at: float = 0.0
-    """When `pg_promote` had returned."""
+    """Time at which `pg_promote` returned."""
     found: set[str] = field(default_factory=set)
 
     @property
     def gap(self) -> float:
-        """The longest time without any commit after the promotion."""
+        """Longest time without a commit after the promotion."""
         ends = sorted(ended for ended, _ in self.commits if ended > self.promoted_at)
         return max(later - earlier for earlier, later in zip([self.promoted_at, *ends], ends, strict=False))
 
     @property
     def whole_gap(self) -> float:
-        """From the former writer's last commit to the new one's first."""
+        """Time from the last commit of the former writer to the first of the new one."""
         last = max(ended for ended, node in self.commits if node == self.former)
         return min(ended for ended, node in self.commits if node == self.writer) - last
 
     @property
     def lost(self) -> set[str]:
-        """What was acknowledged and is not there."""
+        """Writes that were acknowledged and are missing."""
         return self.acknowledged - self.found
 
 
@@ -64,7 +64,7 @@ def takeovers(ground: Ground) -> list[Takeover]:
 
 
 def takeover(project: Any, db: Any) -> Takeover:
-    """One of them."""
+    """Kill the writer under load once; return the measurements."""
     bank, account = project.module("bank"), project.module("models").Account
     ambiguous_commit, failover = project.module("db").AmbiguousCommit, project.module("ops.failover")
     seen = Takeover()
@@ -116,7 +116,7 @@ def takeover(project: Any, db: Any) -> Takeover:
 
 @contextmanager
 def noting_the_promotion(seen: Takeover) -> Iterator[None]:
-    """Write down when a reader has answered that it is a writer."""
+    """Note the time at which a reader has been promoted."""
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         if "pg_promote" in statement:
@@ -130,7 +130,7 @@ def noting_the_promotion(seen: Takeover) -> Iterator[None]:
 
 
 def gap(ground: Ground) -> Measured:
-    """The longest time without any commit after the promotion; the worst of all."""
+    """Measure the longest time without a commit after a promotion, in the worst case."""
     found = takeovers(ground)
     gaps = [seen.gap * 1000 for seen in found]
     whole = [seen.whole_gap * 1000 for seen in found]
@@ -144,7 +144,7 @@ def gap(ground: Ground) -> Measured:
 
 
 def lost(ground: Ground) -> Measured:
-    """Writes that were acknowledged and that the new writer does not have."""
+    """Count writes that were acknowledged and are missing on the new writer."""
     found = takeovers(ground)
     count = sum(len(seen.lost) for seen in found)
     acknowledged = sum(len(seen.acknowledged) for seen in found)
@@ -156,7 +156,7 @@ def lost(ground: Ground) -> Measured:
         count,
         str(count),
         note=f"{acknowledged:,} acknowledged in {len(found)} kills; {ambiguous} ambiguous, of which "
-        f"{happened} had happened; {what or 'no other error'}",
+        f"{happened} were committed; {what or 'no other error'}",
     )
 
 

@@ -1,7 +1,7 @@
-"""A network of a known length on one machine: what passes this proxy arrives later by half a round trip.
+"""A network with a known round trip on one machine: a proxy that delays data by half a round trip.
 
-It runs as a process of its own, for it must not share the interpreter's lock with what is measured. The delay
-does not limit the throughput: bytes on their way do not wait for each other.
+It is a process of its own, because it must not share the interpreter's lock with the measured code. The delay
+does not limit the throughput: bytes in flight do not wait for each other.
 """
 
 import os
@@ -22,8 +22,8 @@ class DelayProxy:
     """A proxy in front of a port of this machine, for the length of a `with` block.
 
     Args:
-        target: the port behind it.
-        round_trip: seconds that it adds to a question and its answer together.
+        target: port of the server.
+        round_trip: seconds that it adds to a request and its answer together.
     """
 
     def __init__(self, target: int, round_trip: float) -> None:
@@ -46,7 +46,7 @@ class DelayProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # It ends with its standard input, hence also when this process is killed.
+        # It ends when its standard input does, so also when this process is killed.
         self._process.communicate()
 
 

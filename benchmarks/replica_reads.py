@@ -1,7 +1,7 @@
-"""How many more reads two readers serve than the writer alone, where the servers are what is short.
+"""Reads per second of two readers against the writer alone, with the servers as the bottleneck.
 
-Servers that share a machine share its cores, so a second one adds nothing. Therefore each is held to one core
-as if its machine had no more; the note says what came out when they took what there was.
+Servers that share a machine share its cores, so a second one adds nothing. Therefore each is pinned to one
+core, as if its machine had no other; the note has the result without pinning.
 """
 
 import os
@@ -22,18 +22,18 @@ from benchmarks.rows import Measured, Row, Skip, at_least
 from benchmarks.timing import interleave, per_second, ratio
 
 THREADS = 16
-"""With N units of work on two servers chosen by chance, one is idle for 1 in N + 1 of the time."""
+"""Number of threads. With N units of work on two servers, one is idle for 1 in N + 1 of the time."""
 
 QUERY = text("SELECT sum(number) FROM (SELECT generate_series(1, 600000) AS number) AS numbers")
-"""Costs a server some 20 ms and the client next to nothing."""
+"""Query that takes a server about 20 ms and the client almost no time."""
 
 ALONE, ONE, TWO = "the writer alone", "one reader", "two readers"
 
 
 def scaling(ground: Ground) -> Measured:
-    """Reads per second by two readers, by one, and by the writer alone."""
+    """Measure reads per second of two readers, of one, and of the writer alone."""
     if not hasattr(os, "sched_setaffinity"):
-        raise Skip("this system cannot hold a process to a core")
+        raise Skip("this system cannot pin a process to a core")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
         raise Skip("two readers on one core are no faster than one")
@@ -61,18 +61,18 @@ def scaling(ground: Ground) -> Measured:
         per_second(mine),
         per_second(alone),
         f"{found}; one reader {per_second(single)}; the client took {busy:.0%} of a core; "
-        f"where all share {len(cores)} cores {ratio(together[TWO], together[ALONE]).value:.3g}",
+        f"without pinning on {len(cores)} cores {ratio(together[TWO], together[ALONE]).value:.3g}",
     )
 
 
 def reads_per_second(project: Project, nodes: tuple[str, ...], length: float) -> float:
-    """Let threads read for `length` seconds from a cluster of `nodes`."""
+    """Return the reads per second of all threads on a cluster of `nodes`, measured for `length` seconds."""
     urls = project.cluster.urls()
     counts = [0] * THREADS
     start = threading.Barrier(THREADS + 1)
     finished = threading.Event()
 
-    with project.database({node: urls[node] for node in nodes}, pool_size=THREADS) as db:
+    with project.database({node: urls[node] for node in nodes}, pool={"size": THREADS}) as db:
 
         def client(number: int) -> None:
             for _ in range(2 * len(nodes)):
@@ -98,7 +98,7 @@ def reads_per_second(project: Project, nodes: tuple[str, ...], length: float) ->
 
 @contextmanager
 def held_to_cores(project: Project, cores: Mapping[str, int]) -> Iterator[None]:
-    """Hold what each server starts from now on to a core of its own."""
+    """Pin the processes that each server starts in this block to a core of its own."""
     servers = {}
     for node, url in project.cluster.admin_urls().items():
         with administration(url) as execute:
@@ -127,9 +127,8 @@ ROWS = [
         name="replicas: reads/s of two readers against the writer alone, one core each",
         measure=scaling,
         goal=at_least(1.6),
-        why_missed="two cores for three servers, the client and all else that runs are short themselves; and "
-        "readers chosen by chance are not evenly busy. On a busy machine beside each other, in quartiles: by "
-        "chance 1.52 to 1.76, the reader with the fewest connections in use 1.76 to 1.82, divided evenly by "
-        "hand 1.84 to 1.88",
+        why_missed="three servers, the client and everything else share two cores; and readers chosen at "
+        "random are not evenly busy. Quartiles on a busy machine: at random 1.52 to 1.76, the reader with "
+        "the fewest connections in use 1.76 to 1.82, divided evenly by hand 1.84 to 1.88",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Readers that are a moment behind: whether a write is missed there, and what it costs that it is not."""
+"""Reads on readers that lag: how many miss an earlier write, and the cost of preventing that."""
 
 import statistics
 import time
@@ -16,16 +16,16 @@ from benchmarks.rows import Goal, Measured, Row, Skip, at_most
 from benchmarks.timing import alternate, interleave, percentile, ratio, seconds_of, short, spread
 
 ONE_CONFIRMS, ALL_CONFIRM = "ANY 1", "ANY 2"
-"""How many readers a commit waits for: as the project has it, and so that no reader can miss it."""
+"""Number of readers that a commit waits for: as in the project, and so that no reader can miss it."""
 
 
 def aurora(ground: Ground) -> Project:
-    """Return the project that the rows about readers are about."""
+    """Return the project for the rows about readers."""
     return ground.project(backend="aurora", keys="identity")
 
 
 def writer_of(project: Project) -> str:
-    """Return the node that takes writes at this moment."""
+    """Return the present writer."""
     return str(project.module("ops.failover").find_writer(project.cluster))
 
 
@@ -41,7 +41,7 @@ class Ledger:
         return int(self.bank.open_account(session, owner="Ada").id)
 
     def look(self, session: Any, key: int) -> tuple[str, bool]:
-        """Return the node that answers, and whether it has the account."""
+        """Return the node that answers, and True if it has the account."""
         return session.node, self.has(session, key)
 
     def has(self, session: Session, key: int) -> bool:
@@ -50,12 +50,12 @@ class Ledger:
 
 
 def ledger_of(project: Project) -> Ledger:
-    """Return the write and the read that all rows use."""
+    """Return the write and the read of all rows."""
     return Ledger(project.module("bank"), project.module("models").Account)
 
 
 def stale_reads(ground: Ground) -> Measured:
-    """Write and read at once: by the router, and in turn with it as by hand on writer and readers."""
+    """Count reads that miss the write before: through the router, and without it on writer and readers."""
     project = aurora(ground)
     ledger, count = ledger_of(project), ground.effort(2000, 500)
     missed = behind = 0
@@ -71,14 +71,14 @@ def stale_reads(ground: Ground) -> Measured:
             with readers[number % len(readers)]() as session:
                 behind += not ledger.has(session, key)
     if not behind:
-        raise Skip(f"in {count} tries no reader was behind, so there was nothing to wait for")
+        raise Skip(f"no reader was behind in {count} tries, so there was nothing to wait for")
     shares = ", ".join(f"{node} {times}" for node, times in sorted(served.items()))
     return Measured(missed, f"{missed} of {count}", f"{behind} of {count}", f"served by {shares}")
 
 
 @contextmanager
 def by_hand(project: Project) -> Iterator[tuple[sessionmaker[Session], list[sessionmaker[Session]]]]:
-    """Yield what makes sessions on the writer and, each by itself, on the readers, as anybody would."""
+    """Yield plain session factories for the writer and for each reader."""
     urls = dict(project.cluster.urls())
     first = urls.pop(writer_of(project))
     with ExitStack() as stack:
@@ -93,9 +93,9 @@ def by_hand(project: Project) -> Iterator[tuple[sessionmaker[Session], list[sess
 
 
 def token_wait(ground: Ground) -> Measured:
-    """What a read takes longer because it follows a write whose token it has."""
+    """Measure the extra time of a read that follows a write and has its token."""
     project = aurora(ground)
-    ledger, use_token = ledger_of(project), project.module("db").use_token
+    ledger, use_token = ledger_of(project), project.module("db.replicas").use_token
     seconds: dict[bool, list[float]] = {True: [], False: []}
     by_writer = 0
     with project.database(project.cluster.urls()) as db:
@@ -116,12 +116,12 @@ def token_wait(ground: Ground) -> Measured:
         middle,
         short(statistics.median(seconds[True])),
         short(plain),
-        f"p99 {late:.3g} ms; {by_writer} of {len(extra)} had to be answered by the writer",
+        f"p99 {late:.3g} ms; the writer served {by_writer} of {len(extra)}",
     )
 
 
 def against_remote_apply(ground: Ground) -> Measured:
-    """A write and the read that looks for it: waiting by token, or at every COMMIT for all readers."""
+    """Compare a write and the read that looks for it with one whose COMMIT waits for all readers."""
     project = aurora(ground)
     ledger = ledger_of(project)
     pairs = ground.effort(150, 30)
@@ -171,15 +171,15 @@ def against_remote_apply(ground: Ground) -> Measured:
 
 
 def set_quorum(execute: Callable[[str], list[Any]], quorum: str, nodes: Iterable[str]) -> None:
-    """Let commits wait for as many of `nodes` as `quorum` says."""
+    """Let commits wait for a quorum of `nodes`."""
     execute(f"ALTER SYSTEM SET synchronous_standby_names = '{quorum} ({', '.join(nodes)})'")
     execute("SELECT pg_reload_conf()")
-    # Nothing tells when every process has read the setting.
+    # No view shows when every process has read the setting.
     time.sleep(0.1)
 
 
 def cost_of_the_token(ground: Ground) -> Measured:
-    """One small write with the question how far the log has come, and without it."""
+    """Measure a small write with the query for the WAL position, and without it."""
     project = aurora(ground)
     ledger, node = ledger_of(project), writer_of(project)
     url = project.cluster.urls()[node]
@@ -213,21 +213,21 @@ def cost_of_the_token(ground: Ground) -> Measured:
 
 @contextmanager
 def tokens_left_out(project: Project) -> Iterator[None]:
-    """Let nobody ask, within the block, how far the log has come."""
-    unit = project.module("db.session")
-    taken = unit.remember_write
-    unit.remember_write = lambda _: None
-    project.module("db").use_token(None)
+    """Let commits in this block take no token."""
+    backend = project.module("db.backend")
+    original = backend.remember_write
+    backend.remember_write = lambda _: None
+    project.module("db.replicas").use_token(None)
     try:
         yield
     finally:
-        unit.remember_write = taken
+        backend.remember_write = original
 
 
 ROWS = [
     Row(name="replicas: reads after a write that miss it", measure=stale_reads, goal=Goal("=", 0), unit=""),
     Row(
-        name="replicas: what a read on a reader takes longer after a write",
+        name="replicas: extra time of a read on a reader after a write",
         measure=token_wait,
         goal=at_most(1),
         unit="ms",
@@ -236,14 +236,14 @@ ROWS = [
         name="replicas: a write and its read against remote_apply",
         measure=against_remote_apply,
         goal=at_most(1),
-        why_missed="readers that are idle and near apply a commit sooner than an application can ask whether "
-        "they did: once after COMMIT, 0.07 ms, and once on the reader, 0.25. What is saved is not seen here: "
-        "with remote_apply every write waits for every reader, and for one that is away without end",
+        why_missed="readers that are idle and near replay a commit sooner than an application can query the "
+        "position: once after COMMIT, 0.07 ms, and once on the reader, 0.25. The saving does not show here: "
+        "with remote_apply every write waits for every reader, for one that is down without end",
     ),
     Row(
         name="replicas: a write against one that takes no token",
         measure=cost_of_the_token,
-        # A fourth round trip after BEGIN, INSERT and COMMIT, which also waits for a reader to confirm it.
+        # The fourth round trip, after BEGIN, INSERT and COMMIT, which waits for a reader, too.
         goal=at_most(1.3),
     ),
 ]

@@ -1,4 +1,4 @@
-"""What `db.run` costs when nothing goes wrong, and what it saves when eight threads want the same rows."""
+"""Cost of `db.run` without contention, and its gain when eight threads want the same rows."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ PEER = ("sqlalchemy-cockroachdb>=2.0.4,<3", "psycopg[binary]>=3.2.10,<4", "pydan
 
 
 def without_contention(ground: Ground) -> Measured:
-    """The smallest useful unit of work, a row read and changed, that nobody else wants."""
+    """Measure a unit of work that reads and changes one row, without contention."""
     project = pgedge(ground)
     found = tables(project)
     plain = sessionmaker(found.engine)
@@ -55,7 +55,7 @@ def without_contention(ground: Ground) -> Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """The rounds of everybody who took part."""
+    """Outcomes of all rounds."""
 
     naive: list[Outcome]
     ours: list[Outcome]
@@ -63,7 +63,7 @@ class Contest:
 
 @functools.cache
 def contest(ground: Ground) -> Contest:
-    """Ours against the naive loop, in turn, on one server at SERIALIZABLE."""
+    """Run ours and the naive loop in turn, on one server at SERIALIZABLE."""
     project = pgedge(ground)
     found = tables(project)
     engine = create_engine(project.url, isolation_level="SERIALIZABLE", pool_size=THREADS)
@@ -85,12 +85,12 @@ def contest(ground: Ground) -> Contest:
             ground.effort(9, 3),
         )
     engine.dispose()
-    # The first one of each filled the pools.
+    # The first round of each filled the pools.
     return Contest(rounds["naive"][1:], rounds["ours"][1:])
 
 
 def committed(ground: Ground) -> Measured:
-    """Committed transactions per second against the naive loop."""
+    """Compare committed transactions per second with the naive loop."""
     found = contest(ground)
     ours, theirs = ([outcome.rate for outcome in outcomes] for outcomes in (found.ours, found.naive))
     value = ratio(ours, theirs)
@@ -100,7 +100,7 @@ def committed(ground: Ground) -> Measured:
 
 
 def tail(ground: Ground) -> Measured:
-    """The 99th percentile of the time from the call to the commit, against the naive loop's."""
+    """Compare the 99th percentile of the time from the call to the commit with the naive loop."""
     found = contest(ground)
     ours, theirs = (percentile(merged(outcomes).latencies, 99) for outcomes in (found.ours, found.naive))
     halves = [percentile(merged(outcomes).latencies, 50) for outcomes in (found.ours, found.naive)]
@@ -110,14 +110,14 @@ def tail(ground: Ground) -> Measured:
 
 
 def attempts(ground: Ground) -> Measured:
-    """How often the function is called for each commit."""
+    """Count the calls of the function per commit."""
     found = contest(ground)
     ours, theirs = (merged(outcomes).attempts_per_commit for outcomes in (found.ours, found.naive))
     return Measured(ours, f"{ours:.2f}", f"{theirs:.2f}")
 
 
 def given_up(ground: Ground) -> Measured:
-    """Units of work that ended in an error."""
+    """Count units of work that ended in an error."""
     found = contest(ground)
     ours, theirs = (merged(outcomes) for outcomes in (found.ours, found.naive))
     note = f"of {ours.committed + ours.given_up:,}"
@@ -129,7 +129,7 @@ def given_up(ground: Ground) -> Measured:
 
 @functools.cache
 def peers(ground: Ground) -> dict[str, Outcome]:
-    """Ours and `run_transaction`, in turn, in a process with the SQLAlchemy that the peer needs."""
+    """Run ours and `run_transaction` in turn, in a process with the SQLAlchemy that the peer needs."""
     project = pgedge(ground)
     tables(project)
     python = peer_environment()
@@ -139,7 +139,7 @@ def peers(ground: Ground) -> dict[str, Outcome]:
             *(str(ground.effort(5, 2)), str(ground.effort(150, 40)), str(ground.effort(3, 1))),
         ],
         cwd=ROOT,
-        # A URL is a secret: not among the arguments, which everybody can list.
+        # A URL is a secret, and everybody can list the arguments of a process.
         env={
             **child_environment(ROOT, project.source),
             "BENCH_URL": project.url.render_as_string(hide_password=False),
@@ -154,7 +154,7 @@ def peers(ground: Ground) -> dict[str, Outcome]:
 
 
 def peer_environment() -> Path:
-    """Return the Python of an environment with sqlalchemy-cockroachdb, made on first use.
+    """Return the Python of an environment with sqlalchemy-cockroachdb, created on first use.
 
     Raises:
         Skip: it cannot be installed.
@@ -177,7 +177,7 @@ def peer_environment() -> Path:
 
 
 def against_run_transaction(ground: Ground) -> Measured:
-    """Committed transactions per second against the best of the peer's settings that end by themselves."""
+    """Compare committed transactions per second with the best of the peer's settings that terminate."""
     found = peers(ground)
     bounded = [outcome for name, outcome in found.items() if name.startswith("bounded")]
     best = max(bounded, key=lambda outcome: outcome.rate)
@@ -186,19 +186,19 @@ def against_run_transaction(ground: Ground) -> Measured:
         ours / best.rate,
         per_second(ours),
         per_second(best.rate),
-        "; ".join(f"{name}: {_told(outcome)}" for name, outcome in found.items()),
+        "; ".join(f"{name}: {_describe(outcome)}" for name, outcome in found.items()),
     )
 
 
 def never_for_ever(ground: Ground) -> Measured:
-    """Units of work that had not ended when the time was up, or ended in an error."""
+    """Count units of work that had not ended at the time limit, or ended in an error."""
     found = peers(ground)
     lost = {name: outcome.stopped + outcome.given_up for name, outcome in found.items()}
     theirs = "/".join(str(lost[name]) for name in found if not name.startswith("ours"))
-    return Measured(lost["ours"], str(lost["ours"]), theirs, "with the peer's settings in the order above")
+    return Measured(lost["ours"], str(lost["ours"]), theirs, "the peer's settings in the order above")
 
 
-def _told(outcome: Outcome) -> str:
+def _describe(outcome: Outcome) -> str:
     return (
         f"{outcome.rate:,.0f}/s, {outcome.attempts_per_commit:.2f} attempts, "
         f"{outcome.given_up} given up, {outcome.stopped} for ever"

@@ -1,4 +1,4 @@
-"""What routing a unit of work costs, what a reader saves, and whether everyday statements find their node."""
+"""Cost of routing a unit of work, gain of a reader, and the node that everyday statements run on."""
 
 import asyncio
 import importlib.util
@@ -18,7 +18,7 @@ from benchmarks.timing import alternate, short, spread
 
 
 def per_query(ground: Ground) -> Measured:
-    """One query after the other in one transaction: each on the routed session, then on a plain one."""
+    """Compare queries in one transaction with those of a plain session."""
     project = pgedge(ground)
     found = tables(project)
     query = _read(found.Balance)
@@ -34,7 +34,7 @@ def per_query(ground: Ground) -> Measured:
 
 
 def per_query_asyncio(ground: Ground) -> Measured:
-    """The same on asyncio."""
+    """Compare queries in one transaction with those of a plain session, on asyncio."""
     if importlib.util.find_spec("greenlet") is None:
         raise Skip("greenlet is not installed, which SQLAlchemy needs for asyncio")
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine  # noqa: PLC0415
@@ -69,7 +69,7 @@ def per_query_asyncio(ground: Ground) -> Measured:
 
 
 def one_query_read(ground: Ground) -> Measured:
-    """A whole unit of work that reads once, where the network matters."""
+    """Compare a unit of work that reads once with a plain session, at a distance."""
     project = pgedge(ground)
     query = _read(tables(project).Balance)
     plain_session = sessionmaker(far_engine(project))
@@ -90,7 +90,7 @@ def one_query_read(ground: Ground) -> Measured:
 
 
 def sixteen_cases(ground: Ground) -> Measured:
-    """Cases that went to their node; the alternative is the `get_bind` of SQLAlchemy's own documentation."""
+    """Count the cases on the right node; the alternative is the `get_bind` of SQLAlchemy's documentation."""
     project = pgedge(ground)
     ours = routing_cases.run(project, routing_cases.database_session)
     tutorial = routing_cases.run(project, routing_cases.tutorial_session)

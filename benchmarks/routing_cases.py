@@ -1,7 +1,7 @@
-"""Sixteen things that everyday code does in a transaction, each of which belongs on the node that writes.
+"""Sixteen cases of everyday code in a transaction, each of which belongs on the node that writes.
 
-A case is right when nothing failed, it saw its own writes, and every statement went over one connection to
-the home node.
+A case is right if nothing failed, it saw its own writes, and every statement used one connection to the
+preferred node.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,14 +28,14 @@ WRITING_FUNCTION = """
 
 @contextmanager
 def database_session(project: Project) -> Iterator[OpenSession]:
-    """Sessions of the project's `Database`."""
+    """Yield the factory of sessions on the project's `Database`."""
     with project.database(project.cluster.urls(), preferred_node=HOME) as db:
         yield db.session
 
 
 @contextmanager
 def tutorial_session(project: Project) -> Iterator[OpenSession]:
-    """Sessions that choose an engine per statement, as SQLAlchemy's manual shows it."""
+    """Yield a factory of sessions that choose an engine per statement, as in SQLAlchemy's manual."""
     urls = project.cluster.urls()
     leader, follower = create_engine(urls[HOME]), create_engine(urls[READER])
 
@@ -59,7 +59,7 @@ def tutorial_session(project: Project) -> Iterator[OpenSession]:
 def run(
     project: Project, sessions: Callable[[Project], AbstractContextManager[OpenSession]]
 ) -> dict[str, str]:
-    """Run every case in a transaction of its own; say of each what came of it."""
+    """Run every case in a transaction of its own; return the outcome of each."""
     account = project.module("models").Account
     for url in project.cluster.admin_urls().values():
         with administration(url) as execute:

@@ -1,4 +1,4 @@
-"""What a line of the table is: a promise with a number, and how the number is found."""
+"""Rows of the table: a promise with a number, and the function that measures it."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 
 class Skip(Exception):
-    """This row cannot be run here; the message says why."""
+    """This row cannot run here; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Goal:
     bound: float
 
     def is_met_by(self, value: float) -> bool:
-        """Tell whether `value` keeps the promise, unrounded."""
+        """Return True if `value` meets the goal, unrounded."""
         return COMPARISONS[self.comparison](value, self.bound)
 
     def __str__(self) -> str:
@@ -46,13 +46,13 @@ def at_most(bound: float) -> Goal:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found."""
+    """Result of a measurement."""
 
     value: float
     ours: str = ""
     alternative: str = ""
     note: str = ""
-    """What a reader needs to judge the number: spread, circumstances."""
+    """Circumstances that matter for the number, such as its spread."""
 
 
 Measure: TypeAlias = "Callable[[Ground], Measured]"
@@ -67,22 +67,22 @@ class Row:
     goal: Goal
     unit: str = "×"  # noqa: RUF001 - a ratio
     why_missed: str = ""
-    """What a study of a miss found; printed only when it is missed."""
+    """Cause of a miss, if it was studied; printed only if the goal is missed."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A row after it was run, or why it was not."""
+    """A row with its result, or the reason why it has none."""
 
     row: Row
     measured: Measured | None
     note: str
     failed: bool = False
-    """The measurement itself broke, which is neither a miss nor a skip."""
+    """True if the measurement raised an error, which is neither a miss nor a skip."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the promise was kept; None if nobody could tell."""
+        """True if the goal is met; None if the row was skipped."""
         if self.measured is not None:
             return self.row.goal.is_met_by(self.measured.value)
         return False if self.failed else None

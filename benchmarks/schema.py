@@ -1,4 +1,4 @@
-"""The tables that the rows write to, on the node that is alone."""
+"""Tables that the rows write to, on the node that is alone."""
 
 import functools
 from types import SimpleNamespace
@@ -10,15 +10,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from benchmarks.ground import Project
 
 ACCOUNTS = 10_000
-"""In the table of balances; enough that an index is the way to one of them."""
+"""Number of rows in the table of balances, enough that the planner uses the index."""
 
 
 @functools.cache
 def tables(project: Project) -> Any:
-    """Create the tables; return their models and an engine as anybody would make it.
+    """Create the tables; return their models and a plain engine.
 
-    `Ours` has the project's key, `Textbook` the column that tutorials show, `Plain` an identity; all
-    else is equal.
+    `Ours` has the project's key, `Textbook` the column that tutorials show, `Plain` an identity; the other
+    columns are the same.
     """
     keyed = project.module("db").PrimaryKeyMixin
 
@@ -61,6 +61,6 @@ def tables(project: Project) -> Any:
 
 
 def empty(engine: Engine, model: Any) -> None:
-    """Take all rows out of a table, so that every round starts alike."""
+    """Delete all rows of a table, so that every round starts alike."""
     with engine.begin() as connection:
         connection.execute(text(f"TRUNCATE {model.__tablename__}"))

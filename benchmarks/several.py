@@ -43,7 +43,7 @@ purchase = Table(
 
 
 def memory(ground: Ground) -> Measured:
-    """How much a process grows that joins the two, streaming; beside it one that loads both."""
+    """Measure the growth of a process that joins two databases as streams, and of one that loads both."""
     project, customers, purchases = joined(ground)
     ours, naive = child(project, "ours"), child(project, "loaded")
     return Measured(
@@ -55,7 +55,7 @@ def memory(ground: Ground) -> Measured:
 
 
 def duration(ground: Ground) -> Measured:
-    """The same two processes, by the clock."""
+    """Measure the duration of the same two processes."""
     project, _, _ = joined(ground)
     samples = interleave(
         {name: lambda name=name: child(project, name)["seconds"] for name in ("ours", "loaded")},  # type: ignore[misc]
@@ -66,7 +66,7 @@ def duration(ground: Ground) -> Measured:
 
 
 def foreign(ground: Ground) -> Measured:
-    """Every pair, through foreign tables in the reporting database, and by merge join."""
+    """Compare the merge join with a join over foreign tables in the reporting database."""
     project, _, _ = joined(ground)
     see_bench_tables(project)
     samples = interleave(
@@ -78,12 +78,12 @@ def foreign(ground: Ground) -> Measured:
 
 
 def commits(ground: Ground) -> Measured:
-    """A row into each of two databases: two-phase, and as two transactions one after the other."""
+    """Compare a two-phase commit on two databases with two transactions, one after the other."""
     return _commits(ground, far=False)
 
 
 def commits_far(ground: Ground) -> Measured:
-    """The same at a distance."""
+    """Compare the same at a distance."""
     return _commits(ground, far=True)
 
 
@@ -127,7 +127,7 @@ def _commits(ground: Ground, *, far: bool) -> Measured:
 
 @functools.cache
 def several(ground: Ground) -> Project:
-    """The project, with every database migrated."""
+    """Return the project, with every database migrated."""
     project = ground.project(backend="multidb")
     cluster = project.cluster
     owner = next(iter(cluster.urls().values())).username
@@ -139,7 +139,7 @@ def several(ground: Ground) -> Project:
 
 @functools.cache
 def joined(ground: Ground) -> tuple[Project, int, int]:
-    """The project with customers in one database and their purchases in another; how many of each."""
+    """Return the project with customers in one database, purchases in another, and the number of each."""
     project = several(ground)
     customers, purchases = ground.effort(100_000, 10_000), ground.effort(1_000_000, 100_000)
     for node, script in (("n1", CUSTOMERS), ("n2", PURCHASES)):

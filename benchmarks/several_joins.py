@@ -20,11 +20,11 @@ from benchmarks.several import customer, purchase
 
 
 class Base(DeclarativeBase):
-    """What the tutorials load."""
+    """Base of the models that the tutorials load."""
 
 
 class Customer(Base):
-    """One of them."""
+    """A customer."""
 
     __tablename__ = "bench_customer"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -32,7 +32,7 @@ class Customer(Base):
 
 
 class Purchase(Base):
-    """What one of them bought."""
+    """A purchase of a customer."""
 
     __tablename__ = "bench_purchase"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -41,7 +41,7 @@ class Purchase(Base):
 
 
 def ours(package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
-    """The streaming merge join of the project."""
+    """Join with the streaming merge join of the project."""
     application: Any = importlib.import_module(f"{package}.databases")
     databases: Any = importlib.import_module(f"{package}.db.databases")
     join: Any = importlib.import_module(f"{package}.db.mergejoin")
@@ -63,7 +63,7 @@ def ours(package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
 
 
 def loaded(_package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
-    """Both sides as lists of objects, and a list comprehension, with a dictionary so that it ends at all."""
+    """Join two lists of objects by a list comprehension over a dictionary: nested loops would not end."""
     with Session(create_engine(urls["n1"])) as one, Session(create_engine(urls["n2"])) as other:
         customers = {found.id: found for found in one.scalars(select(Customer))}
         purchases = other.scalars(select(Purchase)).all()
@@ -74,7 +74,7 @@ def loaded(_package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
 
 
 def foreign(_package: str, urls: dict[str, str]) -> tuple[int, Decimal]:
-    """Foreign tables, joined by the reporting database, and read through a cursor as ours is."""
+    """Join foreign tables in the reporting database, and read the rows through a cursor as `ours` does."""
     query = text(
         "SELECT c.id, c.name, p.customer_id, p.amount "
         "FROM ledger.bench_customer c JOIN orders.bench_purchase p ON p.customer_id = c.id"

@@ -22,10 +22,10 @@ from benchmarks.rows import Goal, Measured, Row, at_most
 from benchmarks.timing import alternate, per_second, seconds_of, short, spread
 
 CONNECTIONS = 20
-"""To each server, as the project has it."""
+"""Connections of a process to each server, as in a new project."""
 CLIENTS = 16
 FULL = re.compile("too many clients|remaining connection slots")
-"""How a server says that it has no connection left."""
+"""Messages of a server without a free connection."""
 
 
 def tenants(ground: Ground) -> Project:
@@ -33,44 +33,44 @@ def tenants(ground: Ground) -> Project:
     return ground.project(backend="tenants", keys="uuid")
 
 
-def registrar_of(project: Project, **changed: Any) -> Any:
-    """Return whoever may add tenants."""
+def admin_of(project: Project, **changed: Any) -> Any:
+    """Return the tenants' admin of a project."""
     urls, admin_urls = project.cluster.urls(), project.cluster.admin_urls()
     given = {
         "servers": admin_urls,
-        "registry": project.module("db.registry").registry_url(admin_urls),
+        "registry": project.module("db.tenants.registry").registry_url(admin_urls),
         "application": next(iter(urls.values())).username,
         "project": project.path,
         **changed,
     }
-    return project.module("ops.provisioning").Registrar(**given)
+    return project.module("ops.provisioning").TenantAdmin(**given)
 
 
 def application(project: Project, **settings: Any) -> Any:
-    """Return what an application holds, as its settings would make it."""
-    module = project.module("db.tenants")
+    """Return what an application holds, as its settings describe it."""
     urls = {name: url.render_as_string(hide_password=False) for name, url in project.cluster.urls().items()}
-    return module.Tenants.from_settings(module.TenantSettings(nodes=urls, **settings))
+    configured = project.module("settings").Settings(nodes=urls, **settings)
+    return project.module("db.tenants").Tenants.from_settings(configured)
 
 
 def make(project: Project, names: list[str]) -> None:
-    """Add tenants with empty databases: without migrations, a thousand are made in a minute."""
-    registrar, provisioning = registrar_of(project), project.module("ops.provisioning")
-    registry = project.module("db.registry")
-    registrar.prepare()
-    engine = create_engine(registrar.registry, poolclass=NullPool)
+    """Add tenants with empty databases; without migrations, a thousand take a minute."""
+    admin, server_side = admin_of(project), project.module("ops.tenant_server")
+    registry = project.module("db.tenants.registry")
+    admin.create_registry()
+    engine = create_engine(admin.registry, poolclass=NullPool)
 
     def on_one(server: str, mine: list[str]) -> None:
-        with registrar.on_server(server) as there:
+        with admin.on_server(server) as there:
             for name in mine:
                 password = secrets.token_urlsafe(16)
-                provisioning.make_role(there, name, password)
-                provisioning.make_database(there, name)
+                server_side.create_role(there, name, password)
+                server_side.create_database(there, name)
                 row = {"name": name, "server": server, "state": "active", "password": password}
                 with engine.begin() as connection:
                     connection.execute(insert(registry.tenant).values(**row))
 
-    servers = list(registrar.servers)
+    servers = list(admin.servers)
     with ThreadPoolExecutor(len(servers)) as threads:
         list(threads.map(on_one, servers, [names[number :: len(servers)] for number in range(len(servers))]))
 
@@ -90,10 +90,10 @@ def ask(session: Session) -> None:
 
 
 def warm(ground: Ground) -> Measured:
-    """A unit of work for a tenant that is known, and the same on a plain database of one node."""
+    """Compare a unit of work for a known tenant with the same on a plain database of one node."""
     project = tenants(ground)
     [name] = made(ground, "warm", 1)
-    found = registrar_of(project).find(name)
+    found = admin_of(project).find(name)
     node = {found.server: found.url(project.cluster.urls()[found.server])}
     rounds = []
     with application(project) as db, project.database(node) as plain:
@@ -114,12 +114,12 @@ def warm(ground: Ground) -> Measured:
 
 
 def cold(ground: Ground) -> Measured:
-    """The first unit of work for each of some tenants, and the first on a plain database of each."""
+    """Compare the first unit of work for each of some tenants with the first on a plain database of each."""
     project = tenants(ground)
     names = made(ground, "cold", ground.effort(60, 12))
-    registrar = registrar_of(project)
+    admin = admin_of(project)
     urls = project.cluster.urls()
-    nodes = {one.name: {one.server: one.url(urls[one.server])} for one in registrar.all()}
+    nodes = {one.name: {one.server: one.url(urls[one.server])} for one in admin.all()}
     pairs = []
     with application(project) as db:
         db.using(tenant=names[0]).run(ask)
@@ -143,7 +143,7 @@ def cold(ground: Ground) -> Measured:
 
 
 def connections_of_many(ground: Ground) -> Measured:
-    """Work for a thousand tenants in random order, while the servers count the sessions."""
+    """Work for a thousand tenants in random order, and count the connections to a server."""
     project = tenants(ground)
     names = made(ground, "many", ground.effort(1000, 60))
     calls = ground.effort(6000, 600)
@@ -181,11 +181,11 @@ def connections_of_many(ground: Ground) -> Measured:
 
 
 def unbounded(project: Project, names: list[str]) -> int:
-    """Return of how many tenants there can be an engine with a connection, until one server takes no more."""
-    registrar = registrar_of(project)
-    server = next(iter(registrar.servers))
+    """Return the number of tenants that can have an engine with a connection before a server refuses more."""
+    admin = admin_of(project)
+    server = next(iter(admin.servers))
     urls = project.cluster.urls()
-    mine = [one for one in registrar.all() if one.server == server and one.name in set(names)]
+    mine = [one for one in admin.all() if one.server == server and one.name in set(names)]
     engines: list[Any] = []
     try:
         for one in mine:
@@ -230,21 +230,21 @@ def watched(project: Project) -> Iterator[list[int]]:
 
 
 def migrations(ground: Ground) -> Measured:
-    """200 tenants from nothing to the newest revision, a few at a time and one by one, at a distance."""
+    """Migrate 200 tenants over a distance, a few at a time and one by one."""
     project = tenants(ground)
     module = project.module("ops.tenant_migrations")
     count = ground.effort(200, 8)
     far = {server: project.far(url) for server, url in project.cluster.admin_urls().items()}
-    registrar = registrar_of(project, servers=far)
+    admin = admin_of(project, servers=far)
     seconds: dict[int, float] = {}
-    at_once = module.AT_ONCE
+    at_once = module.PROCESSES
     for number in (at_once, 1):
         names = made(ground, f"migrated{number}x", count)
         started = time.perf_counter()
-        outcomes = module.migrate_all(registrar, names=names, at_once=number)
+        outcomes = module.migrate_all(admin, names=names, at_once=number)
         seconds[number] = time.perf_counter() - started
         if behind := module.stragglers(outcomes):
-            raise AssertionError(module.told(behind))
+            raise AssertionError(module.describe(behind))
         if not all(outcome.moved for outcome in outcomes) or len(outcomes) != count:
             raise AssertionError(f"{len(outcomes)} of {count} tenants were migrated")
     return Measured(
@@ -257,14 +257,14 @@ def migrations(ground: Ground) -> Measured:
 
 @dataclass(frozen=True)
 class Moves:
-    """What came of moving a tenant under load, again and again."""
+    """Result of moving a tenant under load, again and again."""
 
     done: list[Any]
     acknowledged: int
     lost: set[str]
     failed: list[str]
     gap: float
-    """The longest time without a commit, in seconds."""
+    """Longest time without a commit, in seconds."""
 
 
 @functools.cache
@@ -272,8 +272,8 @@ def moves(ground: Ground) -> Moves:
     """Move a tenant from server to server while four threads write to it."""
     project = tenants(ground)
     bank, account = project.module("bank"), project.module("models").Account
-    registrar, move = registrar_of(project), project.module("ops.moving").move
-    registrar.add("moving", "n1")
+    admin, move = admin_of(project), project.module("ops.moving").move
+    admin.add("moving", "n1")
     told: set[str] = set()
     failed: list[str] = []
     finished = threading.Event()
@@ -298,7 +298,7 @@ def moves(ground: Ground) -> Moves:
         try:
             time.sleep(0.5)
             done = [
-                move(registrar, "moving", server)
+                move(admin, "moving", server)
                 for number in range(ground.effort(12, 3))
                 for server in [("n2", "n3", "n1")[number % 3]]
             ]
@@ -312,7 +312,7 @@ def moves(ground: Ground) -> Moves:
 
 
 def lost_by_moves(ground: Ground) -> Measured:
-    """What was acknowledged before, during and after moves, and is not there in the end."""
+    """Count the acknowledged writes that moves lose, and those that fail."""
     found = moves(ground)
     failed = f": {found.failed[0]}" if found.failed else ""
     return Measured(
@@ -324,7 +324,7 @@ def lost_by_moves(ground: Ground) -> Measured:
 
 
 def pause_of_moves(ground: Ground) -> Measured:
-    """For how long a move holds writers up."""
+    """Measure for how long writers wait during a move."""
     found = moves(ground)
     pauses = sorted(one.pause for one in found.done)
     whole = statistics.median(one.seconds for one in found.done)

@@ -1,4 +1,4 @@
-"""Timing two things against each other so that the machine's moods hit both."""
+"""Timing of two contenders in turn, so that disturbances of the machine affect both."""
 
 import gc
 import statistics
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio with the spread that it was found with."""
+    """A ratio with its spread over the rounds."""
 
     value: float
     low: float
     high: float
-    """The quartiles."""
+    """Quartiles: `low` and `high`."""
     count: int
 
     def __str__(self) -> str:
@@ -24,8 +24,8 @@ class Ratio:
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Call every contender once per round and collect what each returns.
 
-    The order turns around from round to round, so that none always follows the same other. One round
-    before the first is not counted: it fills caches and pools.
+    The order is reversed from round to round, so that no contender always follows the same other. One round
+    before the first is not counted, because it fills caches and pools.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -41,7 +41,7 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], calls: int) -> tuple[float, float]:
     """Call both in turn, `calls` times each; return the median seconds of a call.
 
-    For what takes less than a millisecond: whatever slows the machine down for longer slows both.
+    Use it for calls of less than a millisecond: a disturbance that lasts longer affects both.
     """
     clock = time.perf_counter
     durations: tuple[list[float], list[float]] = ([], [])
@@ -66,7 +66,7 @@ def spread(values: Sequence[float]) -> Ratio:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Return how long one call takes."""
+    """Return the duration of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -79,10 +79,10 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def per_second(rate: float) -> str:
-    """Write a rate for the table."""
+    """Format a rate for the table."""
     return f"{rate:,.0f}/s"
 
 
 def short(seconds: float) -> str:
-    """Write a duration for the table."""
+    """Format a duration for the table."""
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"  # noqa: PLR2004

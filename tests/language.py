@@ -158,7 +158,7 @@ def _wants_an_order(node: ast.AST) -> bool:
 def _opens_with_a_verb(text: str) -> bool:
     """Tell whether a docstring begins as an order; "Name of …" and "List of …" do not."""
     first, second = [*re.split(r"\W+", text.strip().lower(), maxsplit=2), ""][:2]
-    return first in VERBS and (second != "of" or first == "dispose")
+    return first in VERBS and (second != "of" or first in {"dispose", "tell", "warn"})
 
 
 def _python_comments(text: str) -> Iterator[tuple[int, str]]:

@@ -30,7 +30,8 @@ class Reach:
     """The code that each test module of a project can reach.
 
     Imports are followed from module to module, also those inside functions and inside code in a string.
-    Every test module reaches all files that are not modules: migrations, settings of tools, data.
+    Every test module reaches all files that are not modules: migrations, settings of tools, data. It also
+    reaches the migrations below `tests`, which Alembic imports, and what these import.
     """
 
     def __init__(self, project: Mapping[str, bytes], *, apart: bool = False) -> None:
@@ -67,7 +68,11 @@ class Reach:
         """Return a hash of a test module and its reach; two runs with the same hash cannot differ."""
         seen: dict[str, str] = {}
         name = _dotted(path)
-        waiting = [name, *(f"{package}.conftest" for package in _parents(name.rpartition(".")[0]))]
+        waiting = [
+            name,
+            *(f"{package}.conftest" for package in _parents(name.rpartition(".")[0])),
+            *(module for module in self._modules if ".migrations." in module),
+        ]
         while waiting:
             name = waiting.pop()
             if name in seen or name not in self._modules:

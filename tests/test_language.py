@@ -25,7 +25,8 @@ def sources() -> list[str]:
 @pytest.mark.parametrize("name", sources())
 def test_a_source_keeps_to_the_language(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert [f"{name}:{complaint}" for complaint in complaints(name, text)] == []
+    found = [f"{name}:{complaint}" for complaint in complaints(name, text)]
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,7 @@ def test_a_project_keeps_to_the_language(
         if data not in read and not file.startswith(EXEMPT):
             read.add(data)
             found += [f"{name}/{file}:{complaint}" for complaint in complaints(file, data.decode())]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 # The detector fires, and only where it should

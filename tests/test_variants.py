@@ -1,5 +1,6 @@
 """Every variant is a tidy project: linted, typed, free of other backends, and green on its own servers."""
 
+import ast
 import json
 import re
 import shutil
@@ -51,22 +52,22 @@ FILES = """
     pyproject.toml
     src/shop/__init__.py
     src/shop/__main__.py
+    src/shop/backend_settings.py
     src/shop/bank.py
     src/shop/db/__init__.py
     src/shop/db/backend.py
+    src/shop/db/base.py
     src/shop/db/bulk/__init__.py
     src/shop/db/bulk/_chunks.py
     src/shop/db/bulk/_copy.py
-    src/shop/db/bulk/_load.py
-    src/shop/db/bulk/_record.py
     src/shop/db/database.py
     src/shop/db/engines.py
     src/shop/db/errors.py
     src/shop/db/keys.py
-    src/shop/db/per_statement.py
     src/shop/db/retry.py
     src/shop/db/routing.py
     src/shop/db/session.py
+    src/shop/limits.py
     src/shop/models.py
     src/shop/ops/__init__.py
     src/shop/ops/base.py
@@ -84,20 +85,15 @@ FILES = """
     src/shop/ops/cluster/server.py
     src/shop/ops/connections.py
     src/shop/ops/console.py
-    src/shop/ops/migrate.py
     src/shop/ops/file_reader.py
+    src/shop/ops/migrate.py
     src/shop/ops/schema.py
-    src/shop/ops/names.py
-    src/shop/ops/sqltext.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py
     src/shop/ops/verify/checks/__init__.py
-    src/shop/ops/verify/checks/answers.py
-    src/shop/ops/verify/checks/cleanup.py
-    src/shop/ops/verify/checks/keys.py
-    src/shop/ops/verify/checks/ledger.py
-    src/shop/ops/verify/checks/schema.py
+    src/shop/ops/verify/checks/concurrency.py
+    src/shop/ops/verify/checks/nodes.py
     src/shop/ops/verify/load.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/run.py
@@ -107,17 +103,26 @@ FILES = """
     tests/__init__.py
     tests/conftest.py
     tests/runtime/__init__.py
-    tests/runtime/commit_proxy.py
-    tests/runtime/conftest.py
-    tests/runtime/processes.py
-    tests/runtime/test_backend.py
-    tests/test_bank.py
+    tests/runtime/bank.py
     tests/runtime/bulk/__init__.py
     tests/runtime/bulk/conftest.py
     tests/runtime/bulk/test_files.py
     tests/runtime/bulk/test_resume.py
     tests/runtime/bulk/test_rows.py
     tests/runtime/bulk/test_values.py
+    tests/runtime/commit_proxy.py
+    tests/runtime/conftest.py
+    tests/runtime/models.py
+    tests/runtime/processes.py
+    tests/runtime/project/__init__.py
+    tests/runtime/project/alembic.ini
+    tests/runtime/project/migrations/__init__.py
+    tests/runtime/project/migrations/env.py
+    tests/runtime/project/migrations/script.py.mako
+    tests/runtime/project/migrations/versions/0001_ledger.py
+    tests/runtime/project/migrations/versions/0002_bulk_load.py
+    tests/runtime/project/migrations/versions/__init__.py
+    tests/runtime/test_backend.py
     tests/runtime/test_cli.py
     tests/runtime/test_cluster.py
     tests/runtime/test_database.py
@@ -127,6 +132,8 @@ FILES = """
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
     tests/runtime/test_verify.py
+    tests/test_bank.py
+    tests/test_migrations.py
 """
 # those of its backend,
 OF_BACKEND = {
@@ -143,13 +150,13 @@ OF_BACKEND = {
         src/shop/ops/commands.py
         src/shop/ops/revisions.py
         src/shop/ops/verify/checks/cluster.py
-        src/shop/ops/verify/checks/node_loss.py
         src/shop/ops/verify/checks/replication.py
         src/shop/ops/verify/checks/stand_in.py
         src/shop/ops/verify/checks/transactions.py
         tests/runtime/test_compiled.py
         tests/runtime/test_gateway.py
         tests/runtime/test_native.py
+        tests/runtime/test_nodes.py
         tests/runtime/test_revisions.py
     """,
     "aurora": """
@@ -161,9 +168,7 @@ OF_BACKEND = {
         src/shop/db/replicas.py
         src/shop/ops/commands.py
         src/shop/ops/failover.py
-        src/shop/ops/verify/checks/failover.py
         src/shop/ops/verify/checks/links.py
-        src/shop/ops/verify/checks/node_loss.py
         src/shop/ops/verify/checks/readers.py
         src/shop/ops/verify/checks/replication.py
         src/shop/ops/verify/checks/routing.py
@@ -178,9 +183,6 @@ OF_BACKEND = {
         migrations/reports/0001_reports.py
         src/shop/catalog.py
         src/shop/databases.py
-        src/shop/orders.py
-        src/shop/reports.py
-        src/shop/sales.py
         src/shop/db/databases.py
         src/shop/db/mergejoin.py
         src/shop/db/outbox.py
@@ -194,37 +196,52 @@ OF_BACKEND = {
         src/shop/ops/verify/checks/messages.py
         src/shop/ops/verify/checks/playground.py
         src/shop/ops/verify/checks/reports.py
-        src/shop/ops/verify/checks/servers.py
         src/shop/ops/verify/checks/two_phase.py
-        tests/runtime/test_databases.py
+        src/shop/orders.py
+        src/shop/reports.py
+        src/shop/sales.py
+        tests/runtime/application.py
         tests/runtime/test_foreign.py
-        tests/runtime/test_mergejoin.py
-        tests/runtime/test_outbox.py
-        tests/runtime/test_table_sync.py
-        tests/runtime/test_twophase.py
+        tests/runtime/several/__init__.py
+        tests/runtime/several/conftest.py
+        tests/runtime/several/domain.py
+        tests/runtime/several/test_databases.py
+        tests/runtime/several/test_mergejoin.py
+        tests/runtime/several/test_outbox.py
+        tests/runtime/several/test_table_sync.py
+        tests/runtime/several/test_twophase.py
+        tests/runtime/test_nodes.py
     """,
     "tenants": """
         cluster/roles.sql
         cluster/secrets.sh
-        src/shop/db/budget.py
-        src/shop/db/registry.py
-        src/shop/db/tenants.py
+        src/shop/db/tenants/__init__.py
+        src/shop/db/tenants/budget.py
+        src/shop/db/tenants/core.py
+        src/shop/db/tenants/current.py
+        src/shop/db/tenants/database.py
+        src/shop/db/tenants/errors.py
+        src/shop/db/tenants/open_databases.py
+        src/shop/db/tenants/placement.py
+        src/shop/db/tenants/registry.py
+        src/shop/db/tenants/workers.py
         src/shop/ops/commands.py
         src/shop/ops/moving.py
         src/shop/ops/provisioning.py
         src/shop/ops/tenant_migrations.py
+        src/shop/ops/tenant_server.py
+        src/shop/ops/verify/checks/availability.py
         src/shop/ops/verify/checks/isolation.py
-        src/shop/ops/verify/checks/moves.py
         src/shop/ops/verify/checks/probes.py
         src/shop/ops/verify/checks/registry.py
-        src/shop/ops/verify/checks/server_loss.py
         src/shop/ops/verify/checks/servers.py
         tests/runtime/tenancy.py
         tests/runtime/test_moving.py
         tests/runtime/test_node_by_node.py
+        tests/runtime/test_nodes.py
         tests/runtime/test_provisioning.py
-        tests/runtime/test_tenants.py
         tests/runtime/test_schema_check.py
+        tests/runtime/test_tenants.py
     """,
     "pgedge": """
         cluster/links.sh
@@ -234,24 +251,25 @@ OF_BACKEND = {
         src/shop/ops/cluster/snowflake.sql
         src/shop/ops/verify/checks/links.py
         src/shop/ops/verify/checks/mesh.py
-        src/shop/ops/verify/checks/node_loss.py
         src/shop/ops/verify/checks/replication.py
         src/shop/ops/verify/checks/servers.py
         tests/runtime/test_bulk_nodes.py
         tests/runtime/test_mesh_migrations.py
         tests/runtime/test_node_by_node.py
+        tests/runtime/test_nodes.py
         tests/runtime/test_schema_check.py
     """,
 }
 # those of its key strategy,
 OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
 # those of the two together,
-OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql"}
+OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"}
 # and those of asyncio, of all projects and of its backend.
 OF_ASYNCIO = "src/shop/db/aio.py tests/runtime/test_aio.py"
 OF_BACKEND_AND_ASYNCIO = {
     "cockroachdb": "tests/runtime/test_aio_backend.py",
-    "tenants": "src/shop/db/aio_tenants.py tests/runtime/test_aio_tenants.py",
+    "multidb": "src/shop/db/aio_databases.py tests/runtime/several/test_aio_databases.py",
+    "tenants": "src/shop/db/tenants/aio.py tests/runtime/test_aio_tenants.py",
 }
 
 
@@ -477,6 +495,71 @@ def test_a_project_can_be_built(name: str, rendered: Rendered) -> None:
     assert metadata["requires-python"] == f">={answers['python_version']}"
 
 
+# The user's part
+
+ANOTHER_DOMAIN = """
+from sqlalchemy.orm import DeclarativeBase, Mapped
+
+from .db import PrimaryKeyMixin
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Book(PrimaryKeyMixin, Base):
+    __tablename__ = "book"
+
+    title: Mapped[str]
+"""
+# Modules in tests/runtime that test commands and checks of the application's own databases.
+OF_THE_APPLICATION = {"multidb": {"test_backend.py"}}
+
+
+def imported(code: str) -> Iterator[str]:
+    """Yield the dotted names that a module imports, other than relative to itself."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+@pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
+def test_the_tests_of_the_runtime_hold_with_any_models(
+    backend: str,
+    rendered: Rendered,
+    interpreter: Interpreter,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Nothing in tests/runtime imports the sample domain, so it is type-checked and collected without it."""
+    name = next(
+        name
+        for name, variant in EVERY.items()
+        if QUESTIONNAIRE.resolve(variant.answers)["backend"] == backend and variant.answers.get("asyncio")
+    )
+    project = shutil.copytree(rendered(name), tmp_path / "shop")
+    domain = {f"shop.{Path(file).stem}" for file in QUESTIONNAIRE.profiles()[backend]["app_files"]}
+    domain |= {"shop.models", "shop.bank"}
+    importing = {
+        file
+        for file, text in texts(project / "tests/runtime")
+        if file.endswith(".py") and not domain.isdisjoint(imported(text))
+    }
+    assert importing == OF_THE_APPLICATION.get(backend, set())
+    if importing:
+        return
+    (project / "src/shop/models.py").write_text(ANOTHER_DOMAIN)
+    (project / "src/shop/bank.py").unlink()
+    (project / "tests/test_bank.py").unlink()
+    shutil.rmtree(project / "migrations/versions")
+    python = interpreter(name)
+    cache = tmp_path_factory.getbasetemp() / ("mypy" if python == sys.executable else "mypy-other")
+    run(python, "-m", "mypy", "--cache-dir", cache, cwd=project)
+    run(python, "-m", "pytest", "-q", "--collect-only", "-o", "pythonpath=src", "tests/runtime", cwd=project)
+
+
 # The projects' own tests, last: they have been running since the first test of this run
 
 
@@ -507,7 +590,8 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
     for file in ("README.md", "compose.yaml", "src/shop/ops/cluster/compose.py"):
         assert changed(file) == set(), file
     data = [name for name in files(project) if re.fullmatch(r"src/.*\.sql", name)]
-    for file in ("src/shop/db/retry.py", "tests/conftest.py", "migrations/versions/0001_ledger.py", *data):
+    revisions = [name for name in files(project) if re.search(r"migrations/(env|versions/\d\w+)\.py$", name)]
+    for file in ("src/shop/db/retry.py", "tests/conftest.py", "tests/runtime/models.py", *data, *revisions):
         assert changed(file) == every, file
     assert changed("tests/runtime/commit_proxy.py") == {
         "tests/runtime/bulk/test_resume.py",

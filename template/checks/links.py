@@ -2,7 +2,7 @@
 
 import time
 
-from ..check import Check, CheckContext, CheckResult, failed, passed
+from ..check import Check, CheckContext, CheckResult, judge
 
 
 class LinksCheck(Check):
@@ -21,7 +21,5 @@ class LinksCheck(Check):
                 if not down or any(link.is_lost for link in down) or time.monotonic() > deadline:
                     break
                 time.sleep(0.05)
-        evidence = {f"{link.origin}→{link.receiver}": link.state for link in links}
-        if down:
-            return failed(", ".join(map(str, down)), evidence)
-        return passed(f"{len(links)} links {' and '.join(sorted(set(evidence.values())))}", evidence)
+        states = {f"{link.origin}→{link.receiver}": link.state for link in links}
+        return judge([*map(str, down)], f"{len(links)} links {' and '.join(sorted(set(states.values())))}", states)

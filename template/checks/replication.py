@@ -1,13 +1,19 @@
-"""Check that rows reach the other nodes, and how fast."""
+"""Checks that rows reach the other nodes: how fast, and that none is lost when a node is lost under load."""
 
+import itertools
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 from sqlalchemy import select
 
-from ..check import Check, CheckContext, CheckResult, failed, passed
-from ..scratch import Account, open_accounts
+from ....db import RetryPolicy
+from ...cluster import Cluster
+from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
+from ..load import Load
+from ..scratch import Entry, add_entries, add_once
 
 
 class RowsReachEveryNode(Check):
@@ -18,7 +24,6 @@ class RowsReachEveryNode(Check):
 
     required_by = ("KeysNeverCollide", "LedgerStaysBalanced")
     timeout = 20.0
-
     ROWS = 20
     LAG_TIMEOUT = 5.0
     """Seconds within which a row has to arrive."""
@@ -26,33 +31,88 @@ class RowsReachEveryNode(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Write rows on each node in turn and wait for each row on the others."""
         database = context.scratch.database
-        lags: dict[tuple[str, str], list[float]] = defaultdict(list)
-        lost: set[tuple[str, str]] = set()
-        with context.topology() as topology:
-            views = context.scratch.views(topology.connections)
+        lags: dict[str, list[float]] = defaultdict(list)
+        lost: set[str] = set()
+        with context.topology(**context.scratch.options) as topology:
             for origin in topology.writers():
-                pairs = [(origin, node) for node in topology.receivers(origin) if node != origin]
+                others = [node for node in topology.receivers(origin) if node != origin]
+                ends = {f"{origin}→{node}": topology.connections[node] for node in others}
                 for _ in range(self.ROWS):
-                    [key] = database.using(node=origin).run(open_accounts, origin)
+                    [key] = database.using(node=origin).run(add_entries, origin)
                     committed = time.monotonic()
-                    waiting = set(pairs) - lost
+                    waiting = ends.keys() - lost
                     while waiting and time.monotonic() < committed + self.LAG_TIMEOUT:
-                        for pair in sorted(waiting):
-                            if views[pair[1]].scalar(select(Account.id).where(Account.id == key)) is not None:
-                                lags[pair].append(1000 * (time.monotonic() - committed))
-                                waiting.discard(pair)
+                        for link in sorted(waiting):
+                            if ends[link].scalar(select(Entry.id).where(Entry.id == key)) is not None:
+                                lags[link].append(time.monotonic() - committed)
+                                waiting.discard(link)
                         time.sleep(0.0005)
                     lost |= waiting
-            states = {(link.origin, link.receiver): link.state for link in topology.links()} if lost else {}
-        evidence = {
-            "lag_ms": {
-                "→".join(pair): {"p50": round(median(values), 2), "max": round(max(values), 2)}
-                for pair, values in lags.items()
-            }
-        }
+            states = {f"{link.origin}→{link.receiver}": link.state for link in topology.links()} if lost else {}
+        evidence = {"lag_ms": {link: milliseconds(values) for link, values in lags.items()}}
         if lost:
-            missing = ", ".join(f"{'→'.join(pair)} ({states.get(pair, 'unknown')})" for pair in sorted(lost))
+            missing = ", ".join(f"{link} ({states.get(link, 'unknown')})" for link in sorted(lost))
             return failed(f"not replicated within {self.LAG_TIMEOUT:.0f} s: {missing}", evidence)
-        every = [lag for values in lags.values() for lag in values]
-        lag = f"lag p50 {median(every):.1f} ms, max {max(every):.1f} ms"
-        return passed(f"{len(lags)} directions, {lag}", evidence)
+        lag = milliseconds([lag for values in lags.values() for lag in values])
+        return passed(f"{len(lags)} directions, lag p50 {lag['p50']:.1f} ms, max {lag['max']:.1f} ms", evidence)
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the median and the maximum of durations."""
+    return {"p50": round(1000 * median(seconds), 2), "max": round(1000 * max(seconds), 2)}
+
+
+class NodeLossCheck(Check):
+    """Acknowledged writes survive the loss of a node, shown under load. A subclass says what to do if they do not."""
+
+    requires = ("EveryNodeAnswers", "RowsReachEveryNode")
+    timeout = 60.0
+    DEADLINE = 10.0
+    """Seconds for which a write is retried."""
+    AFTER = 1.0
+    """Seconds of load after the loss, and after the recovery."""
+
+    @contextmanager
+    def loss(self, cluster: Cluster) -> Iterator[str]:
+        """Kill the first node, which has all the work, yield a description for the report, and start it again."""
+        node = cluster.status()[0].name
+        cluster.stop_node(node, kill=True)
+        yield f"{node} killed and started again"
+        cluster.start_node(node)
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Write without a break while a node is lost and comes back; then look for every row on every node."""
+        if context.cluster is None:
+            return skipped("only nodes of a local cluster are stopped")
+        database = context.scratch.database.using(retry=RetryPolicy(deadline=self.DEADLINE))
+        once = database.using(idempotent=True)
+        ambiguous_before = database.counters.snapshot().get("ambiguous", 0)
+        # Half of the clients report an ambiguous commit, half settle it by looking for the row.
+        with Load([lambda name: database.run(add_entries, name), lambda name: once.run(add_once, name)] * 2) as load:
+            time.sleep(0.5)
+            lost_at = time.monotonic()
+            with self.loss(context.cluster) as event:
+                time.sleep(self.AFTER)
+            time.sleep(self.AFTER)
+        moments = [lost_at, *sorted(moment for moment in load.acknowledged.values() if moment > lost_at)]
+        gap = max((later - earlier for earlier, later in itertools.pairwise(moments)), default=float("inf"))
+        names, doubtful = load.acknowledged.keys(), set(load.doubtful)
+        settled = database.counters.snapshot().get("ambiguous", 0) - ambiguous_before - len(doubtful)
+        found = {node: Counter(owners) for node, owners in context.read_everywhere(select(Entry.owner)).items()}
+        problems = [f"{len(load.failed)} writes failed: {load.failed[0]}"] if load.failed else []
+        for node, times in found.items():
+            if missing := len(names - times.keys()):
+                problems.append(f"{missing} of {len(names)} acknowledged writes are missing on {node}")
+            if twice := sum(times[name] > 1 for name in names | doubtful):
+                problems.append(f"{twice} writes were made twice on {node}")
+        evidence = {
+            "acknowledged": len(names),
+            "ambiguous": len(doubtful),
+            "ambiguous_that_happened": len(doubtful.intersection(*found.values())),
+            "settled": settled,
+            "failed": load.failed[:5],
+            "gap_s": round(gap, 3),
+        }
+        counts = f"{len(names)} acknowledged writes, {len(doubtful)} ambiguous, {settled} settled"
+        summary = f"{event}; {counts}, none lost, none twice, gap {gap:.2f} s"
+        return judge(problems and [event, *problems], summary, evidence)

@@ -1,4 +1,4 @@
-"""Versions, settings and clocks of servers, for the checks of their setup."""
+"""Settings and clocks of servers, for the checks of their setup."""
 
 import time
 from collections.abc import Mapping
@@ -9,21 +9,10 @@ MAX_CLOCK_SKEW = 0.5
 """Seconds by which two clocks may differ. Arbitrary: far above what NTP allows, far below what does harm."""
 
 
-def show(connection: Connection, setting: str) -> str:
-    """Return the value of a setting."""
-    return str(connection.scalar(text(f"SHOW {setting}")))
-
-
-def server_versions(connections: Mapping[str, Connection]) -> dict[str, str]:
-    """Return the version of each server, such as `18.1`."""
-    return {node: show(connection, "server_version").partition(" ")[0] for node, connection in connections.items()}
-
-
-def version_problems(versions: Mapping[str, str]) -> list[str]:
-    """Return a complaint if the major versions differ."""
-    if len({version.partition(".")[0] for version in versions.values()}) == 1:
-        return []
-    return ["different major versions: " + ", ".join(f"{node} {version}" for node, version in versions.items())]
+def read_settings(connections: Mapping[str, Connection]) -> dict[str, dict[str, str]]:
+    """Return the settings of each server by name, as pg_settings has them."""
+    query = text("SELECT name, setting FROM pg_settings")
+    return {node: dict(map(tuple, connection.execute(query))) for node, connection in connections.items()}
 
 
 def compare_clocks(connections: Mapping[str, Connection]) -> tuple[dict[str, float], list[str]]:

@@ -46,22 +46,18 @@ class Backend(BaseBackend[Route]):
         """Create the backend. Durations are in seconds.
 
         Args:
-            read_wait: time that a reader gets to replay what was written here before the writer answers instead.
-            max_lag: how far a reader may be behind where a read names nothing else; None: any distance.
+            read_wait: time that a reader gets to replay the last write; then the writer serves the read.
+            max_lag: seconds that a reader may be behind, for reads that name no limit; None: any number.
             commit_timeout: longest COMMIT; no timeout of the server ends one that waits for a standby.
         """
+        self.default_route = Route(max_lag=max_lag)
         self._read_wait = read_wait
-        self._max_lag = max_lag
         self._commit_timeout = commit_timeout
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Create the backend as the settings describe it."""
         return cls(read_wait=settings.read_wait, max_lag=settings.max_lag, commit_timeout=settings.commit_timeout)
-
-    def default_route(self) -> Route:
-        """Return the options of a unit of work that names none."""
-        return Route(max_lag=self._max_lag)
 
     def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> ReplicaRouter:
         """Create a router that sends writes to the writer and reads to the readers."""

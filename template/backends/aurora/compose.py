@@ -40,7 +40,7 @@ class Compose(ContainerCluster):
         """Return the present role of a node; None if the node does not answer."""
         if node.name not in containers or not containers[node.name]["State"]["Running"]:
             return None
-        url = self._urls(containers, self.superuser, self._password("admin_password"))[node.name]
+        url = self._urls(self.superuser, self._password("admin_password"), containers)[node.name]
         try:
             with connect(url, node=node.name) as connection:
                 return "reader" if connection.scalar(text("SELECT pg_is_in_recovery()")) else "writer"

@@ -16,6 +16,6 @@ class BackendSettings(BaseSettings):
     commit_timeout: NonNegativeFloat = 5.0
     """Longest COMMIT; no timeout of the server ends one that waits for a standby. 0 disables the limit."""
     read_wait: NonNegativeFloat = 0.1
-    """Time that a reader gets to replay what was written here before the writer answers instead."""
+    """Time that a reader gets to replay the last write; then the writer serves the read."""
     max_lag: PositiveFloat | None = None
-    """How far a reader may be behind for reads that follow no write; None: any distance."""
+    """Seconds that a reader may be behind, for reads that name no limit; None: any number."""

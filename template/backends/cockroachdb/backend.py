@@ -64,6 +64,7 @@ class Route(BaseRoute):
 class Backend(BaseBackend[Route]):
     """One database that every node serves."""
 
+    default_route = Route()
     isolation_level = "SERIALIZABLE"
     # 58C00 and 58C01: the node does not reach a majority of the replicas.
     unavailable = BaseBackend.unavailable | {"58C00", "58C01"}
@@ -88,10 +89,6 @@ class Backend(BaseBackend[Route]):
     def from_settings(cls, settings: Settings) -> Self:
         """Create the backend as the settings describe it."""
         return cls(cluster_vcpus=settings.cluster_vcpus)
-
-    def default_route(self) -> Route:
-        """Return the options of a unit of work that names none."""
-        return Route()
 
     def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
         """Create a router that spreads work over all nodes."""
@@ -121,4 +118,4 @@ class SpreadingRouter(Router):
     """Spread work over all nodes, because each serves everything; a preferred node or the key's node comes first."""
 
     def _order(self, route: BaseRoute) -> list[str]:
-        return sorted(random.sample(self._nodes, len(self._nodes)), key=self._affinity(route))
+        return sorted(random.sample(self.nodes, len(self.nodes)), key=self._affinity(route))

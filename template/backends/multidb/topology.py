@@ -1,15 +1,11 @@
 """The servers as the operations see them: unrelated to each other, and one of them holds the tables of models.py."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL
 from typer import Typer
 
-from .base import BaseTopology
-
-if TYPE_CHECKING:
-    from .migrate import Step
+from .base import BaseTopology, Step
 
 
 class Topology(BaseTopology):
@@ -26,7 +22,7 @@ class Topology(BaseTopology):
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: "Callable[[Step], None]"
+        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None]
     ) -> dict[str, str]:
         """Migrate the databases with a folder of their own in `migrations` to their newest revision."""
         from .histories import migrate

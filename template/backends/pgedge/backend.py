@@ -4,7 +4,7 @@ Each node is a PostgreSQL server of its own that takes writes. Locks, uniqueness
 transaction that one node committed reaches the others a moment later. SERIALIZABLE, too, holds on one node only.
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import select
 
@@ -28,23 +28,17 @@ class RouteOptions(BaseRouteOptions, total=False):
 class Backend(BaseBackend[Route]):
     """Several nodes, each with a history of its own."""
 
+    default_route = Route()
     commits_are_shared = False
     chunk_rows = 10_000
     """The other nodes apply a transaction as a whole, and later transactions wait for it: 0.1 s for ten thousand rows,
     6 s for a million (measured with three nodes on two cores)."""
-
-    def default_route(self) -> Route:
-        """Return the options of a unit of work that names none."""
-        return Route()
 
     def route_load(self, db: D, load: str | None, node: str | None) -> D:
         """Keep a bulk load on the node where it began, because other nodes may not have its records yet.
 
         A load that has not begun goes to the given node or key, else to the home node of its name, so that two calls
         with the same name meet.
-
-        Raises:
-            NodeUnavailable: no node has records of the load, and one that may have some cannot be reached.
         """
         if db.route.node is None and node is None and load is not None:
             node = _begun_on(db, load)
@@ -59,19 +53,17 @@ def _begun_on(db: D, load: str) -> str | None:
     from .bulk import record
 
     latest = select(record.c.chunk, record.c.node).where(record.c.load == load).order_by(record.c.chunk.desc()).limit(1)
-    found: list[tuple[int, str]] = []
+    found: list[Any] = []
     silent: list[str] = []
     for node in db.nodes:
+        # Two attempts, because a pooled connection may be dead while its node lives.
+        once = db.using(node=node, retry=RetryPolicy(attempts=2))
         try:
-            # Two attempts, because a pooled connection may be dead while its node lives.
-            once = db.using(node=node, retry=RetryPolicy(attempts=2))
-            found += [(chunk, origin) for chunk, origin in once.read(lambda session: session.execute(latest).all())]
+            found += once.read(lambda session: session.execute(latest).all())
         except (NodeUnavailable, RetriesExhausted):
             silent.append(node)
     if silent and not found:
-        raise NodeUnavailable(
-            f"{' and '.join(silent)} cannot be reached, and load {load!r} may have begun there. Wait until it can be "
-            "reached, or choose the node with db.using(node=…)",
-            node=silent[0],
-        )
+        advice = "Wait until it can be reached, or choose the node with db.using(node=…)"
+        message = f"{' and '.join(silent)} cannot be reached, and load {load!r} may have begun there. {advice}"
+        raise NodeUnavailable(message, node=silent[0])
     return max(found)[1] if found else None

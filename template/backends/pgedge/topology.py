@@ -10,19 +10,13 @@ and replicated, after every node has the schema they need.
 """
 
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from itertools import permutations
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from .base import BaseTopology, Changes, Link, TopologyError
-
-POLL_INTERVAL = 0.002
-"""Seconds between two samples of the replication progress; applying a small transaction takes about a tenth of that."""
-
-DRAIN_TIMEOUT = 15.0
-"""Seconds after which rows that block replication are no longer deleted; one round of it takes about one."""
+from .base import DDL_TIMEOUT, BaseTopology, Changes, Link, TopologyError
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
 _NO_SCHEMA = "runs on one node, so it must not change the schema; put this into a revision of its own"
@@ -53,7 +47,8 @@ class Topology(BaseTopology):
 
     def ddl_nodes(self) -> list[str]:
         """Return every node, or one of them if the mesh replicates DDL to the others."""
-        is_replicated = all(map(_replicates_ddl, self.connections.values()))
+        setting = text("SELECT current_setting('spock.enable_ddl_replication', true) = 'on'")
+        is_replicated = all(has_spock(node) and node.scalar(setting) for node in self.connections.values())
         return self.writers()[:1] if is_replicated else self.writers()
 
     def receivers(self, node: str) -> list[str]:
@@ -62,41 +57,55 @@ class Topology(BaseTopology):
 
     def links(self) -> list[Link]:
         """Return the link from each node to each other, with its state."""
-        node_of = {_spock_name(connection) or node: node for node, connection in self.connections.items()}
-        found: dict[tuple[str, str], str] = {}
+        node_of = {self._name_in_mesh(node): node for node in self.connections}
+        states = dict.fromkeys(permutations(self.connections, 2), "missing")
         for receiver, connection in self.connections.items():
-            query = _SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS
-            for name, slot, state in connection.execute(text(query)):
+            for name, slot, state in connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)):
                 if origin := node_of.get(name):
                     # An apply worker that fails and restarts looks well in between; its slot does not.
                     active = text("SELECT active FROM pg_replication_slots WHERE slot_name = :slot")
                     streams = self.connections[origin].scalar(active, {"slot": slot})
-                    found[origin, receiver] = "down" if state == "replicating" and not streams else state
-        links = []
-        for pair in permutations(self.connections, 2):
-            state = found.get(pair, "missing")
-            links.append(Link(*pair, state, is_up=state == "replicating", is_lost=state in ("disabled", "missing")))
-        return links
+                    states[origin, receiver] = "down" if state == "replicating" and not streams else state
+        return [
+            Link(*pair, state, is_up=state == "replicating", is_lost=state in ("disabled", "missing"))
+            for pair, state in states.items()
+        ]
 
     def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
-        if all(has_spock(connection) for connection in self.connections.values()):
-            self._wait_for_spock(timeout)
-        else:
-            self._wait_for_native_links(timeout)
+        deadline = time.monotonic() + timeout
+        next_check = time.monotonic() + 0.3
+        errors = self._apply_errors()
+        positions = {node: _position(connection) for node, connection in self.connections.items()}
+        late = set(permutations(self.connections, 2))
+        while late := {pair for pair in late if not self._has_applied(*pair, positions[pair[0]])}:
+            now = time.monotonic()
+            if now > next_check:
+                next_check = now + 0.2
+                links = [link for link in self.links() if (link.origin, link.receiver) in late]
+                if lost := [str(link) for link in links if link.is_lost or now > deadline]:
+                    raise TopologyError("not replicated: " + ", ".join(lost))
+                # One error may be a peer that restarts; a second one is the same change failing again.
+                failing = [link for link, count in self._apply_errors().items() if count > errors.get(link, 0) + 1]
+                if failing:
+                    raise TopologyError(
+                        f"replication is blocked: {', '.join(failing)} fails to apply a change; "
+                        "the receiver's server log has the reason"
+                    )
+            # Applying a small transaction takes about a tenth of that.
+            time.sleep(0.002)
 
     def wait_for_ddl(self) -> None:
         """Wait until every node has the schema changes made so far and every link carries the new tables."""
         # A native link drops the rows of a table that it was not told of; one that is disabled cannot be told.
-        if disabled := [link for link in self.links() if link.state == "disabled"]:
-            raise TopologyError("not replicated: " + ", ".join(map(str, disabled)))
+        if disabled := [str(link) for link in self.links() if link.state == "disabled"]:
+            raise TopologyError("not replicated: " + ", ".join(disabled))
         for connection in self.connections.values():
             if not has_spock(connection):
-                for name in connection.scalars(text("SELECT subname FROM pg_subscription")).all():
-                    quoted = connection.dialect.identifier_preparer.quote(name)
-                    refresh = f"ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION WITH (copy_data = false)"
+                for name in connection.scalars(text("SELECT quote_ident(subname) FROM pg_subscription")).all():
+                    refresh = f"ALTER SUBSCRIPTION {name} REFRESH PUBLICATION WITH (copy_data = false)"
                     connection.exec_driver_sql(refresh)
-        self.wait_for_catchup(timeout=self.ddl_timeout)
+        self.wait_for_catchup(timeout=DDL_TIMEOUT)
 
     def drop_schema(self, schema: str) -> None:
         """Drop a schema, with everything in it, on every node, once all changes to its tables have arrived."""
@@ -110,11 +119,8 @@ class Topology(BaseTopology):
 
     def unreplicable_tables(self, connection: Connection) -> list[tuple[str, str]]:
         """Return the tables whose rows cannot (all) reach the other nodes, each with the reason."""
-        return [
-            (f"{schema}.{table}", reason)
-            for schema, table, reason in connection.execute(text(_UNREPLICABLE))
-            if schema not in self.system_schemas
-        ]
+        rows = connection.execute(text(_UNREPLICABLE))
+        return [(f"{schema}.{table}", reason) for schema, table, reason in rows if schema not in self.system_schemas]
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, which replicates them to the others."""
@@ -131,7 +137,7 @@ class Topology(BaseTopology):
         A change to a table that is gone fails on the receiver for ever and blocks all that follow. A change that
         collides with a row is tried again and again; without the row it succeeds.
         """
-        deadline = time.monotonic() + DRAIN_TIMEOUT
+        deadline = time.monotonic() + 15  # One round takes about a second.
         while True:
             try:
                 return self.wait_for_catchup(timeout=2.0)
@@ -147,56 +153,22 @@ class Topology(BaseTopology):
                 connection.execute(text("RESET session_replication_role"))
                 connection.execute(text("SELECT pg_replication_origin_session_reset()"))
 
-    def _wait_for_spock(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        events = {
-            node: (_spock_name(connection), connection.scalar(text("SELECT spock.sync_event()")))
-            for node, connection in self.connections.items()
-        }
-        late = []
-        for receiver, origin in permutations(self.connections, 2):
-            name, lsn = events[origin]
-            values = {"origin": name, "lsn": lsn, "seconds": max(1, round(deadline - time.monotonic()))}
-            try:
-                # A procedure that commits while it waits, so it runs only outside a transaction block.
-                arrived = self.connections[receiver].scalar(text(_WAIT_FOR_SPOCK), values)
-            except DBAPIError:
-                arrived = False
-            if not arrived:
-                late.append((origin, receiver))
-        if late:
-            raise self._not_replicated(late)
+    def _name_in_mesh(self, node: str) -> str:
+        """Return the name that Spock has for a node, which may differ from the one in the settings."""
+        connection = self.connections[node]
+        name = connection.scalar(text("SELECT node_name FROM spock.node_info()")) if has_spock(connection) else None
+        return str(name or node)
 
-    def _wait_for_native_links(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        errors = self._apply_errors()
-        # Every commit that returned is flushed; WAL beyond that may stay unflushed, and so unsent, for a while.
-        flushed = text("SELECT pg_current_wal_flush_lsn()")
-        pending = {pair: self.connections[pair[0]].scalar(flushed) for pair in permutations(self.connections, 2)}
-        next_check = time.monotonic() + 0.3
-        while True:
-            for origin, receiver in list(pending):
-                values = {"link": f"{receiver}_from_{origin}", "lsn": pending[origin, receiver]}
-                if self.connections[origin].scalar(text(_HAS_APPLIED), values):
-                    del pending[origin, receiver]
-            if not pending:
-                return
-            now = time.monotonic()
-            if now > deadline:
-                raise self._not_replicated(pending)
-            if now > next_check:
-                next_check = now + 0.2
-                lost = [(link.origin, link.receiver) for link in self.links() if link.is_lost]
-                if stopped := [pair for pair in lost if pair in pending]:
-                    raise self._not_replicated(stopped)
-                # One error may be a peer that restarts; a second one is the same change failing again.
-                failing = [link for link, count in self._apply_errors().items() if count > errors.get(link, 0) + 1]
-                if failing:
-                    raise TopologyError(
-                        f"replication is blocked: {', '.join(failing)} fails to apply a change; "
-                        "the receiver's server log has the reason"
-                    )
-            time.sleep(POLL_INTERVAL)
+    def _has_applied(self, origin: str, receiver: str, position: str) -> bool:
+        if not has_spock(self.connections[receiver]):
+            # The local cluster names a subscription RECEIVER_from_ORIGIN.
+            values = {"link": f"{receiver}_from_{origin}", "position": position}
+            return bool(self.connections[origin].scalar(text(_NATIVE_HAS_APPLIED), values))
+        values = {"origin": self._name_in_mesh(origin), "position": position}
+        with suppress(DBAPIError):
+            # A procedure that commits while it waits, for up to a second, so it runs only outside a transaction block.
+            return bool(self.connections[receiver].scalar(text(_SPOCK_HAS_APPLIED), values))
+        return False
 
     def _apply_errors(self) -> dict[str, int]:
         query = text("SELECT subname, apply_error_count FROM pg_stat_subscription_stats")
@@ -205,10 +177,6 @@ class Topology(BaseTopology):
             for receiver, connection in self.connections.items()
             for name, count in connection.execute(query)
         }
-
-    def _not_replicated(self, late: Iterable[tuple[str, str]]) -> TopologyError:
-        states = [str(link) for link in self.links() if (link.origin, link.receiver) in late]
-        return TopologyError("not replicated: " + ", ".join(states))
 
 
 def has_spock(connection: Connection) -> bool:
@@ -232,35 +200,28 @@ def left_out_tables(connection: Connection) -> list[str]:
     return [f"{schema}.{table}" for schema, table in rows if schema not in Topology.system_schemas]
 
 
-def _replicates_ddl(connection: Connection) -> bool:
-    setting = text("SELECT current_setting('spock.enable_ddl_replication', true) = 'on'")
-    return has_spock(connection) and connection.scalar(setting) is True
-
-
-def _spock_name(connection: Connection) -> str | None:
-    """Return the name that Spock has for this node, which may differ from the one in the settings."""
-    if not has_spock(connection):
-        return None
-    name = connection.scalar(text("SELECT node_name FROM spock.node_info()"))
-    return str(name) if name else None
+def _position(connection: Connection) -> str:
+    """Return the position in WAL that all commits of a node precede."""
+    # Every commit that returned is flushed; WAL beyond that may stay unflushed, and so unsent, for a while.
+    position = "spock.sync_event()" if has_spock(connection) else "pg_current_wal_flush_lsn()"
+    return str(connection.scalar(text(f"SELECT {position}")))
 
 
 _TABLES = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 
-_WAIT_FOR_SPOCK = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:lsn AS pg_lsn), :seconds)"
-
-# The local cluster names a subscription RECEIVER_from_ORIGIN.
 _NATIVE_LINKS = """
     SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
     FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
-_HAS_APPLIED = """
+_SPOCK_HAS_APPLIED = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:position AS pg_lsn), 1)"
+
+_NATIVE_HAS_APPLIED = """
     SELECT count(*) FROM pg_stat_replication
-    WHERE application_name = :link AND replay_lsn >= CAST(:lsn AS pg_lsn)
+    WHERE application_name = :link AND replay_lsn >= CAST(:position AS pg_lsn)
 """
 
 _UNREPLICABLE = """

@@ -33,9 +33,7 @@ class SingleNodeRouter(Router):
 class Backend(BaseBackend[Route]):
     """Nodes that have nothing in common."""
 
-    def default_route(self) -> Route:
-        """Return the options of a unit of work that names none."""
-        return Route()
+    default_route = Route()
 
     def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
         """Create a router that never sends work to another node instead."""

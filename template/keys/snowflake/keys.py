@@ -7,7 +7,7 @@ that only grows, so that a thousand new objects are one INSERT.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from sqlalchemy import BigInteger, Connection, Sequence
 from sqlalchemy.ext.compiler import compiles
@@ -37,23 +37,15 @@ class next_snowflake(next_value):  # noqa: N801 - SQL functions are lower case i
 
 
 @compiles(SnowflakeSequence)
-def _sequence(element: SnowflakeSequence, compiler: SQLCompiler, **_: Any) -> str:
-    name = compiler.preparer.format_sequence(element).replace("'", "''")
+@compiles(next_snowflake)
+def _nextval(element: SnowflakeSequence | next_snowflake, compiler: SQLCompiler, **_: Any) -> str:
+    sequence = element.sequence if isinstance(element, next_snowflake) else element
+    name = compiler.preparer.format_sequence(sequence).replace("'", "''")
     return f"snowflake.nextval('{name}'::regclass)"
 
 
-@compiles(next_snowflake)
-def _next_value(element: next_snowflake, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.sequence, **options)
-
-
 def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column with snowflake ids, where `PrimaryKeyMixin` does not fit, as in a composite key.
-
-    Args:
-        sequence: name of the sequence that counts; the ORM, Core and plain SQL all use it.
-        primary_key: the column belongs to the primary key.
-    """
+    """Return a column with snowflake ids from `sequence`, where `PrimaryKeyMixin` does not fit, as in a composite key."""
     source = SnowflakeSequence(sequence, data_type=BigInteger)
     return mapped_column(
         BigInteger, source, primary_key=primary_key, insert_sentinel=True, server_default=source.next_value()
@@ -67,23 +59,19 @@ class PrimaryKeyMixin:
     @classmethod
     def id(cls) -> Mapped[Key]:
         """Declare the primary key, with the sequence `<table>_id_seq`."""
-        table: str = cls.__tablename__  # type: ignore[attr-defined]
-        return key_column(f"{table}_id_seq")
+        return key_column(f"{cls.__tablename__}_id_seq")  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Snowflake:
-    """Parts of a key."""
+    """Parts of a key: the time to the millisecond, the node's number (1 to 1023), and the counter within that time."""
 
     at: datetime
-    """Time to the millisecond."""
     node: int
-    """Number of the node, 1 to 1023."""
     count: int
-    """Counter within the millisecond."""
 
     @classmethod
-    def decode(cls, key: Key) -> "Snowflake":
+    def decode(cls, key: Key) -> Self:
         """Return the parts of `key`."""
         return cls(at=EPOCH + timedelta(milliseconds=key >> 22), node=key >> 12 & 1023, count=key & 4095)
 

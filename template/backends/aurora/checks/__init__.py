@@ -1,11 +1,10 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .answers import EveryNodeAnswers
-from .failover import ANewWriterTakesOver
-from .keys import KeysNeverCollide
-from .ledger import LedgerStaysBalanced
+from .concurrency import KeysNeverCollide, LedgerStaysBalanced
+from .nodes import EveryNodeAnswers, SchemaIsTheSame
 from .readers import (
+    ANewWriterTakesOver,
     CommitsWaitForAReader,
     EveryReaderStreams,
     EveryTableIsReplicated,
@@ -14,7 +13,6 @@ from .readers import (
 )
 from .replication import RowsReachEveryNode
 from .routing import NobodyMissesTheirOwnWrites, ReadersRefuseWrites
-from .schema import SchemaIsTheSame
 
 ALL: tuple[type[Check], ...] = (
     EveryNodeAnswers,

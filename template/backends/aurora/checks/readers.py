@@ -1,12 +1,17 @@
-"""Checks of the writer and its readers: their setup, their roles, and what the readers receive."""
+"""Checks of the writer and its readers: setup, roles, what the readers receive, and that one of them can take over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from ...base import TopologyError
+from ...cluster import Cluster
+from ...failover import bring_back, fail_over
 from ...topology import is_aurora
 from ..check import Check, CheckContext, CheckResult, failed, judge, passed, warned
 from .links import LinksCheck
-from .servers import compare_clocks, server_versions, show, version_problems
+from .replication import NodeLossCheck
+from .servers import compare_clocks, read_settings
 
 
 class ServersAreSetUp(Check):
@@ -17,18 +22,18 @@ class ServersAreSetUp(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Read the settings, the version and the clock of every node and compare them."""
-        problems: list[str] = []
-        names: dict[str, str] = {}
         with context.topology() as topology:
-            versions = server_versions(topology.connections)
-            skews, differences = compare_clocks(topology.connections)
-            for node, connection in topology.connections.items():
-                names[node] = show(connection, "cluster_name")
-                if show(connection, "wal_level") == "minimal":
-                    problems.append(f"{node}: wal_level is minimal, so no reader can follow")
-                if show(connection, "fsync") == show(connection, "full_page_writes") == "off":
-                    problems.append(f"{node}: full_page_writes is off, so a former writer could not be rewound")
-        problems += version_problems(versions) + differences
+            settings = read_settings(topology.connections)
+            skews, problems = compare_clocks(topology.connections)
+        for node, found in settings.items():
+            if found["wal_level"] == "minimal":
+                problems.append(f"{node}: wal_level is minimal, so no reader can follow")
+            if found["fsync"] == found["full_page_writes"] == "off":
+                problems.append(f"{node}: full_page_writes is off, so a former writer could not be rewound")
+        versions = {node: found["server_version"].partition(" ")[0] for node, found in settings.items()}
+        if len({version.partition(".")[0] for version in versions.values()}) > 1:
+            problems.append(f"different major versions: {versions}")
+        names = {node: found["cluster_name"] for node, found in settings.items()}
         evidence = {"versions": versions, "cluster_names": names, "clock_skew_s": skews}
         return judge(problems, f"PostgreSQL {next(iter(versions.values()))}", evidence)
 
@@ -41,12 +46,9 @@ class ExactlyOneNodeWrites(Check):
     """
 
     def run(self, context: CheckContext) -> CheckResult:
-        """Ask every node whether it is in recovery."""
+        """Find the writer, which fails unless there is exactly one."""
         with context.topology() as topology:
-            try:
-                writer = topology.writer()
-            except TopologyError as error:
-                return failed(str(error))
+            writer = topology.writer()
         return passed(f"{writer} writes", {"writer": writer})
 
 
@@ -95,11 +97,9 @@ class CommitsWaitForAReader(Check):
         """Ask the writer for the readers that confirm its commits."""
         with context.topology() as topology:
             writer = topology.writer()
-            connection = topology.connections[writer]
-            names = show(connection, "synchronous_standby_names")
-            mode = show(connection, "synchronous_commit")
-            rows = connection.execute(text("SELECT application_name, sync_state FROM pg_stat_replication"))
-            states = {row.application_name: row.sync_state for row in rows}
+            settings = read_settings(topology.connections)[writer]
+            states = dict(map(tuple, topology.connections[writer].execute(text(_CONFIRMING))))
+        names, mode = settings["synchronous_standby_names"], settings["synchronous_commit"]
         confirming = sorted(name for name, state in states.items() if state in ("quorum", "sync"))
         evidence = {"synchronous_standby_names": names, "synchronous_commit": mode, "states": states}
         if not names or mode in ("off", "local"):
@@ -107,3 +107,21 @@ class CommitsWaitForAReader(Check):
         if not confirming:
             return failed(f"{writer} waits for {names}, and no reader confirms: every commit hangs", evidence)
         return passed(f"{names}: {' and '.join(confirming)} can confirm", evidence)
+
+
+class ANewWriterTakesOver(NodeLossCheck):
+    """A new writer takes over when the writer is lost, and the old one comes back as a reader.
+
+    Without `synchronous_standby_names` acknowledged writes can be lost; otherwise the readers' logs have the reason.
+    """
+
+    @contextmanager
+    def loss(self, cluster: Cluster) -> Iterator[str]:
+        """Kill the writer, promote the reader that is furthest ahead, and bring the former writer back as a reader."""
+        done = fail_over(cluster, kill=True)
+        yield f"{done.former} killed, {done.writer} promoted in {done.seconds:.2f} s"
+        if done.former is not None:
+            bring_back(cluster, done.former)
+
+
+_CONFIRMING = "SELECT application_name, sync_state FROM pg_stat_replication"

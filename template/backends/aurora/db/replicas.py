@@ -91,7 +91,8 @@ def remember_write(connection: Connection) -> None:
             dbapi_connection.autocommit = False
         _last_write.set(Token(int(timeline, 16), lsn))
     except connection.dialect.loaded_dbapi.Error:
-        # The transaction is committed; the pool discards the broken connection later.
+        # The transaction is committed, whatever became of the connection.
+        connection.invalidate()
         _last_write.set(UNKNOWN_TOKEN)
 
 
@@ -157,11 +158,11 @@ class ReplicaRouter(Router):
         return self._behind(connection, node, max_lag)
 
     def _order(self, route: Route) -> list[str]:
-        writer = [node for node in self._nodes if node == self._writer]
-        readers = [node for node in self._nodes if node != self._writer]
+        writer = [node for node in self.nodes if node == self._writer]
+        readers = [node for node in self.nodes if node != self._writer]
         if not route.readonly:
             return [*writer, *readers]
-        if route.key is not None or self._preferred_node in readers:
+        if route.key is not None or self.preferred_node in readers:
             readers.sort(key=self._affinity(route))
         else:
             random.shuffle(readers)
@@ -172,7 +173,7 @@ class ReplicaRouter(Router):
         if token is None and self._is_fresh(node, max_lag):
             return None
         if token != UNKNOWN_TOKEN:
-            asked = self._clock()
+            asked = self.clock()
             arrived, lag = _measure_replay(connection, token, self._wait)
             if lag is not None:
                 self._progress[node] = asked, lag
@@ -188,7 +189,7 @@ class ReplicaRouter(Router):
         if max_lag is None:
             return True
         asked, lag = self._progress.get(node, (0.0, float("inf")))
-        return lag + self._clock() - asked <= max_lag
+        return lag + self.clock() - asked <= max_lag
 
 
 def _takes_writes(connection: Connection, *, verify: bool) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .cluster.drivers import open_cluster
-from .console import Debug, errors_as_messages, print_status, talk
+from .console import print_status, talk
 from .failover import bring_back, fail_over
 
 
@@ -17,21 +17,18 @@ def failover(
     force: Annotated[
         bool, typer.Option("--force", help="Also if a silent node may have commits that others lack.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Stop the writer of the local cluster and promote a reader."""
-    with errors_as_messages(debug):
-        cluster = open_cluster()
-        done = fail_over(cluster, node, kill=kill, force=force)
-        print_status(cluster)
-        before = f", {done.former} is stopped: `rejoin {done.former}` brings it back" if done.former else ""
-        talk.print(f"[green]{done.writer} writes[/] after {done.seconds:.2f} s{before}", highlight=False)
+    cluster = open_cluster()
+    done = fail_over(cluster, node, kill=kill, force=force)
+    print_status(cluster)
+    before = f", {done.former} is stopped: `rejoin {done.former}` brings it back" if done.former else ""
+    talk.print(f"[green]{done.writer} writes[/] after {done.seconds:.2f} s{before}")
 
 
-def rejoin(node: str, debug: Debug = False) -> None:
+def rejoin(node: str) -> None:
     """Make a node follow the present writer; commits that only this node has are lost."""
-    with errors_as_messages(debug):
-        cluster = open_cluster()
-        writer = bring_back(cluster, node)
-        print_status(cluster)
-        talk.print(f"[green]{node} follows {writer}[/]", highlight=False)
+    cluster = open_cluster()
+    writer = bring_back(cluster, node)
+    print_status(cluster)
+    talk.print(f"[green]{node} follows {writer}[/]")

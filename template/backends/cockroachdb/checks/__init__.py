@@ -1,10 +1,9 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .answers import EveryNodeAnswers
 from .cluster import ClocksAgree, EveryNodeIsLive, EveryRangeHasItsReplicas, ItIsCockroachDB, TheLicenceLasts
-from .ledger import LedgerStaysBalanced
-from .schema import SchemaIsTheSame
+from .concurrency import LedgerStaysBalanced
+from .nodes import EveryNodeAnswers, SchemaIsTheSame
 from .stand_in import KeysNeverCollide, RowsReachEveryNode, TheOthersGoOn
 from .transactions import InjectedRaceIsSurvived, LostUpdateIsNoticed
 

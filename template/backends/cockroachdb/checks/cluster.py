@@ -51,14 +51,11 @@ class EveryNodeIsLive(CockroachDBCheck):
     def ask(self, connection: Connection, context: CheckContext) -> CheckResult:
         """Read what one node has heard of the others."""
         nodes = _rows(connection, "SELECT node_id, address, is_live, locality::text FROM {}.gossip_nodes ORDER BY 1")
-        dead = [f"node {row.node_id} at {row.address}" for row in nodes if not row.is_live]
+        dead = [f"node {row.node_id} at {row.address} is not live" for row in nodes if not row.is_live]
         evidence = {str(row.node_id): {"address": row.address, "locality": row.locality} for row in nodes}
-        if dead:
-            return failed(f"not live: {', '.join(dead)}", evidence)
-        if len(nodes) < REPLICAS:
-            return warned(f"{len(nodes)} of the {REPLICAS} nodes that it takes to lose one", evidence)
-        localities = len({row.locality for row in nodes})
-        return passed(f"{len(nodes)} nodes, in {localities} localities", evidence)
+        few = [f"{len(nodes)} of the {REPLICAS} nodes that it takes to lose one"] if len(nodes) < REPLICAS else []
+        summary = f"{len(nodes)} nodes, in {len({row.locality for row in nodes})} localities"
+        return judge(dead, summary, evidence, few)
 
 
 class EveryRangeHasItsReplicas(CockroachDBCheck):

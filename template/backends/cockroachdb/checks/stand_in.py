@@ -9,9 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from ....db.retry import sqlstate_of
 from ...topology import is_stand_in
 from ..check import Check, CheckContext, CheckResult, skipped
-from ..scratch import Account
-from . import keys, replication
-from .node_loss import NodeLossCheck
+from ..scratch import Entry
+from . import concurrency, replication
 
 
 class RealClusterCheck(Check):
@@ -57,7 +56,7 @@ class RowsReachEveryNode(RealClusterCheck, replication.RowsReachEveryNode):
     missing = "one PostgreSQL answers under every name, so there is nothing to replicate"
 
 
-class KeysNeverCollide(RealClusterCheck, keys.KeysNeverCollide):
+class KeysNeverCollide(RealClusterCheck, concurrency.KeysNeverCollide):
     """Keys never collide.
 
     Let the default of the column make the keys, and set none by hand.
@@ -67,12 +66,12 @@ class KeysNeverCollide(RealClusterCheck, keys.KeysNeverCollide):
 
     def skip_reason(self, context: CheckContext) -> str | None:
         """Skip on a stand-in if the server makes the keys."""
-        if Account.metadata.tables[Account.__tablename__].autoincrement_column is None:
+        if Entry.metadata.tables[Entry.__tablename__].autoincrement_column is None:
             return None
         return super().skip_reason(context)
 
 
-class TheOthersGoOn(RealClusterCheck, NodeLossCheck):
+class TheOthersGoOn(RealClusterCheck, replication.NodeLossCheck):
     """The others go on when a node is lost.
 
     Make sure that every range has three replicas, and that the application can reach the other nodes.

@@ -8,7 +8,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from ....db import PinnedSession, PrimaryKeyMixin, RetryPolicy
 from ....db.retry import sqlstate_of
 from ..check import Check, CheckContext, CheckResult, failed, passed, skipped
-from ..scratch import Base, open_accounts
+from ..scratch import Base, add_entries
 from .stand_in import CockroachDBCheck
 
 
@@ -42,7 +42,7 @@ class InjectedRaceIsSurvived(CockroachDBCheck):
             session.execute(text("SET inject_retry_errors_enabled = false"))
             if attempts <= self.REFUSED:
                 session.execute(text("SET inject_retry_errors_enabled = true"))
-            open_accounts(session, "injected")
+            add_entries(session, "injected")
 
         try:
             context.scratch.database.using(retry=RetryPolicy(attempts=10)).run(work)

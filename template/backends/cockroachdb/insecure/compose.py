@@ -14,8 +14,8 @@ class Compose(ContainerCluster):
         """Return the URL of each node for root."""
         return self.admin_urls()
 
-    def _urls(self, containers: Containers, username: str, password: str | None, **query: str) -> dict[str, URL]:
-        return super()._urls(containers, username, password, **query, sslmode="disable")
+    def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
+        return super()._urls(username, password, containers, **query, sslmode="disable")
 
     def _password(self, name: str) -> None:
         """Return no password, because root needs none."""

@@ -1,66 +1,66 @@
-"""Command `walk`: the vendor's tutorial, written as an application would write it."""
+"""Command `walk`: the vendor's tutorial, written as an application would write it, on tables of its own."""
 
 import random
 import secrets
-from decimal import Decimal
 from typing import Annotated
-from uuid import uuid4
 
 import typer
 from rich.progress import track
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from .. import bank
-from ..db import Database, Key
-from ..models import Transfer
-from ..settings import Settings
-from .console import Debug, configured_urls, errors_as_messages, talk
+from .console import configured_urls, talk
 
-
-def open_accounts(session: Session, *, count: int, deposit: Decimal) -> list[Key]:
-    """Open accounts with a deposit each, taken from the bank's own account so that the total stays zero."""
-    vault = bank.open_account(session, owner="the bank")
-    accounts = [bank.open_account(session, owner=f"customer {number + 1}").id for number in range(count)]
-    for account in accounts:
-        bank.transfer(session, source=vault.id, target=account, amount=deposit, idempotency_key=uuid4())
-    return accounts
-
-
-def move_half(session: Session, *, source: Key, target: Key) -> Transfer | None:
-    """Move half of one account's balance to another; return None if half of it is less than a cent.
-
-    The write depends on the read, so SERIALIZABLE makes one of two concurrent calls run again.
-    """
-    half = (bank.balance(session, source) / 2).quantize(Decimal("0.01"))
-    if half <= 0:
-        return None
-    return bank.transfer(session, source=source, target=target, amount=half, idempotency_key=uuid4())
+DEPOSIT = 1000
+"""Balance with which each account begins."""
 
 
 def walk(
     accounts: Annotated[int, typer.Option(min=2, help="Number of accounts to open.")] = 10,
     moves: Annotated[int, typer.Option(min=0, help="Number of moves.")] = 100,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier walk, to repeat it.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Open accounts and move half of a balance from one to another, each move in a retried transaction."""
-    with errors_as_messages(debug):
-        configured_urls()
-        chosen = secrets.randbelow(2**32) if seed is None else seed
-        rng = random.Random(chosen)  # noqa: S311
-        with Database.from_settings(Settings()) as db:
-            opened = db.run(open_accounts, count=accounts, deposit=Decimal(1000))
+    # Imported here: it needs Alembic, which would slow down all other commands.
+    from .verify import CheckContext
+    from .verify.scratch import Entry
+
+    total = select(func.coalesce(func.sum(Entry.amount), 0))
+
+    def balance(session: Session, account: str) -> int:
+        return session.scalar(total.where(Entry.owner == account)) or 0
+
+    def transfer(session: Session, *, source: str, target: str, amount: int) -> None:
+        session.add_all([Entry(owner=source, amount=-amount), Entry(owner=target, amount=amount)])
+
+    def move_half(session: Session, *, source: str, target: str) -> bool:
+        # The write depends on the read, so SERIALIZABLE makes one of two concurrent calls run again.
+        if half := balance(session, source) // 2:
+            transfer(session, source=source, target=target, amount=half)
+        return half > 0
+
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    rng = random.Random(chosen)  # noqa: S311
+    context = CheckContext(*configured_urls(), chosen)
+    scratch = context.scratch
+    try:
+        with scratch.database as db:
+            opened = [f"account {number}" for number in range(accounts)]
+            for account in opened:
+                db.run(transfer, source="vault", target=account, amount=DEPOSIT)
             moved = 0
             for _ in track(range(moves), "moving", console=talk, transient=True, disable=not talk.is_terminal):
                 source, target = rng.sample(opened, 2)
-                moved += db.run(move_half, source=source, target=target) is not None
-            balances = [db.read(bank.balance, account) for account in opened]
-            total = db.read(bank.total)
+                moved += db.run(move_half, source=source, target=target)
+            balances = [db.read(balance, account) for account in opened]
+            rest = db.read(lambda session: session.scalar(total))
             retries = db.counters.snapshot().get("retries", 0)
-        talk.print(
-            f"[green]moved[/] {moved} times between {accounts} accounts, {retries} retried: they hold "
-            f"{sum(balances)} of {1000 * accounts}, the richest {max(balances)}; all entries sum to {total}; "
-            f"seed {chosen}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    finally:
+        with context.topology() as topology:
+            topology.drop_schema(scratch.schema)
+    talk.print(
+        f"[green]moved[/] {moved} times between {accounts} accounts, {retries} retried: they hold "
+        f"{sum(balances)} of {DEPOSIT * accounts}, the richest {max(balances)}; all entries sum to {rest}; "
+        f"seed {chosen}",
+        soft_wrap=True,
+    )

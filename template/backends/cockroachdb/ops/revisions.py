@@ -7,6 +7,7 @@ own, and an interrupted revision is completed by running it again.
 
 import re
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 from alembic.operations import Operations, ops
@@ -17,7 +18,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
 
 from ..settings import URL_SCHEME
-from .sqltext import MigrationError, short, without_literals
+from .base import MigrationError, without_literals
 
 _REPEATABLE = re.compile(
     r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b
@@ -49,12 +50,12 @@ def refuse_unrepeatable(script: Script, *, back: bool) -> None:
         plain = without_literals(statement).rstrip("; ")
         if ";" in plain:
             raise MigrationError(
-                f"refused: {short(statement)}. Several statements in one string are one transaction, which cannot be "
+                f"refused: {shorten(statement, 80)}. Several statements in one string are one transaction, which cannot be "
                 "relied on: give each an op.execute() of its own"
             )
         if len(statements) > 1 and not _REPEATABLE.match(plain):
             raise MigrationError(
-                f"refused: {short(statement)}. It cannot run twice, and revision {script.revision} has other "
+                f"refused: {shorten(statement, 80)}. It cannot run twice, and revision {script.revision} has other "
                 "statements: interrupted, it could be neither rolled back nor run again. Write IF NOT EXISTS or "
                 "IF EXISTS (if_not_exists=True), or give the statement a revision of its own"
             )

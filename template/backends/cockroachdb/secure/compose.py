@@ -28,6 +28,6 @@ class Compose(ContainerCluster):
     def _authority(self) -> Path:
         return self._secrets["app_password"].with_name("ca.crt")
 
-    def _urls(self, containers: Containers, username: str, password: str | None, **query: str) -> dict[str, URL]:
+    def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
         verified = {"sslmode": "verify-full", "sslrootcert": str(self._authority)}
-        return super()._urls(containers, username, password, **query, **verified)
+        return super()._urls(username, password, containers, **query, **verified)

@@ -15,8 +15,8 @@ DATABASES = (
 DECISION_LOG = "orders"
 """Database that keeps the decisions of two-phase commits. One that takes part in most of them saves a commit in each.
 
-Before you name another one, make sure that `{{ package_name }} twophase list` is empty: a transaction whose decision is not in the
-log is rolled back.
+Before you name another one, make sure that `{{ package_name }} twophase list` is empty: recovery rolls back every
+transaction whose decision is not in the log.
 """
 
 TABLE_SYNCS = (

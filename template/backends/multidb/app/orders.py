@@ -1,7 +1,7 @@
 """The database `orders`, yours to replace: the orders of customers and their payments.
 
-An order names its customer by the key of an account in another database, which no foreign key can enforce. The functions
-that write keep the two in step: `sales.pay` moves the money and records the payment in one two-phase commit.
+An order names its customer by the key of an account in another database, which no foreign key can enforce. The
+functions that write keep the two in step: `sales.pay` moves the money and records the payment in one two-phase commit.
 """
 
 from datetime import datetime

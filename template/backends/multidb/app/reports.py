@@ -1,7 +1,7 @@
 """The database `reports`, yours to replace: copies for long queries, a moment behind their sources.
 
-`{{ package_name }} reports sync` fills `customer_order`. After `{{ package_name }} fdw setup` the schemas `ledger` and `orders`
-show the tables of those databases themselves.
+`{{ package_name }} reports sync` fills `customer_order`. After `{{ package_name }} fdw setup` the schemas `ledger` and
+`orders` show the tables of those databases themselves.
 """
 
 from datetime import datetime

@@ -1,13 +1,11 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .answers import EveryNodeAnswers
+from .concurrency import KeysNeverCollide, LedgerStaysBalanced
 from .databases import EveryDatabaseIsUpToDate, ServersCanPrepare
-from .keys import KeysNeverCollide
-from .ledger import LedgerStaysBalanced
 from .messages import MessagesHaveTheirEffectOnce
+from .nodes import EveryNodeAnswers, SchemaIsTheSame
 from .reports import ForeignQueriesAreSentAlong, TheCopyMissesNothing
-from .schema import SchemaIsTheSame
 from .two_phase import BothDatabasesOrNeither, MoneySurvivesALoss, NothingIsInDoubt
 
 ALL: tuple[type[Check], ...] = (

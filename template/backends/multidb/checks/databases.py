@@ -1,9 +1,10 @@
 """Checks of every database by itself: its server's settings and its revision."""
 
+from sqlalchemy import text
+
 from ....settings import Settings
 from ...histories import histories
 from ..check import Check, CheckContext, CheckResult, judge
-from .servers import server_versions, show
 
 
 class ServersCanPrepare(Check):
@@ -15,18 +16,15 @@ class ServersCanPrepare(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Read the version and the settings of every server."""
         problems: list[str] = []
-        settings: dict[str, dict[str, int]] = {}
+        settings: dict[str, dict[str, object]] = {}
         with context.topology() as topology:
-            versions = server_versions(topology.connections)
             for node, connection in topology.connections.items():
-                prepared, most = (
-                    int(show(connection, name)) for name in ("max_prepared_transactions", "max_connections")
-                )
-                settings[node] = {"max_prepared_transactions": prepared, "max_connections": most}
+                version, prepared, most = connection.execute(text(_SETTINGS)).one()
+                settings[node] = {"version": version, "max_prepared_transactions": prepared, "max_connections": most}
                 if prepared < most:
                     problems.append(f"{node} can prepare {prepared} transactions, but has {most} connections")
-        evidence = {"versions": versions, "settings": settings}
-        return judge(problems, f"PostgreSQL {', '.join(sorted(set(versions.values())))}", evidence)
+        versions = sorted({str(found["version"]) for found in settings.values()})
+        return judge(problems, f"PostgreSQL {', '.join(versions)}", {"settings": settings})
 
 
 class EveryDatabaseIsUpToDate(Check):
@@ -44,3 +42,9 @@ class EveryDatabaseIsUpToDate(Check):
         evidence = {name: version for name, (version, _) in reached.items()}
         behind = [f"{name} is at {version}, not {head}" for name, (version, head) in reached.items() if version != head]
         return judge(behind, ", ".join(f"{name} at {version}" for name, version in evidence.items()), evidence)
+
+
+_SETTINGS = """
+    SELECT split_part(current_setting('server_version'), ' ', 1),
+           current_setting('max_prepared_transactions')::int, current_setting('max_connections')::int
+"""

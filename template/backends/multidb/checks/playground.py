@@ -24,13 +24,10 @@ def playground(context: CheckContext) -> Iterator[Databases]:
     """Yield the databases with empty tables: in the scratch schema, and in a SQLite file of its own."""
     owned = [twophase.metadata, outbox.metadata, table_sync.source_metadata, table_sync.target_metadata]
     with context.topology() as topology:
-        views = context.scratch.views(topology.connections)
         for spec in DATABASES:
             if spec.node is not None:
                 models = [spec.models.metadata] if spec.name in ("orders", TARGET) else []
-                for metadata in [*owned, *models]:
-                    metadata.create_all(views[spec.node])
-                context.scratch.grant(views[spec.node])
+                context.scratch.create_tables(topology.connections[spec.node], *owned, *models)
     with (
         tempfile.TemporaryDirectory() as folder,
         Databases(
@@ -40,7 +37,7 @@ def playground(context: CheckContext) -> Iterator[Databases]:
             decision_log=DECISION_LOG,
             application_name="verify",
             retry=RetryPolicy(attempts=50, deadline=10.0),
-            execution_options={"schema_translate_map": {None: context.scratch.schema}},
+            execution_options=context.scratch.options,
         ) as databases,
     ):
         with databases.file("catalog").engine_for().begin() as connection:
@@ -64,10 +61,7 @@ def prefix_of(context: CheckContext) -> str:
 
 
 def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0) -> None:
-    """Roll back the transactions prepared under names with this prefix more than `older_than` seconds ago.
-
-    They keep their locks until then.
-    """
+    """Roll back the transactions prepared under names with this prefix more than `older_than` seconds ago."""
     left = text(
         "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND owner = current_user "
         "AND starts_with(gid, :prefix) AND prepared < clock_timestamp() - make_interval(secs => :age)"

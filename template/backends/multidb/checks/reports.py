@@ -45,13 +45,7 @@ class TheCopyMissesNothing(Check):
             again = sync_table(databases, sync).rows
             count = select(func.count()).select_from(sync.into)
             there = databases.read(TARGET, lambda session: session.scalar(count))
-        evidence = {
-            "copied_before_it_ended": early,
-            "after": late,
-            "again": again,
-            "there": there,
-            "naive_missed": missed,
-        }
+        evidence = {"copied_early": early, "copied_late": late, "again": again, "there": there, "naive_missed": missed}
         if there != 6 or again:
             return failed(f"{there} of 6 rows were copied, and {again} twice", evidence)
         if not missed:

@@ -1,10 +1,10 @@
--- The application's role, made once, with the database. psql is connected to it.
+-- Creates the application's role, once, with the database that psql is connected to.
 
--- A statement that fails is logged, and the first of these holds a password.
+-- A statement that fails is logged, and the first of these has a password.
 SET log_min_error_statement = 'panic';
 
 \set application_password `cat /run/passwords/app_password`
 
--- It owns its database and nothing else.
+-- The role owns its database and nothing else.
 CREATE ROLE :"DBNAME" LOGIN PASSWORD :'application_password';
 ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";

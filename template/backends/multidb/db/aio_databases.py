@@ -1,4 +1,4 @@
-"""The databases for asyncio: the code of `Databases`, run in a greenlet that awaits wherever a thread would block.
+"""Several databases for asyncio: the code of `Databases`, run in a greenlet that awaits wherever a thread would block.
 
     databases = AsyncDatabases.from_settings(DATABASES, Settings(), decision_log=DECISION_LOG)
 
@@ -8,9 +8,9 @@
     await databases.call(outbox.relay, "orders", sales.RECEIVERS)     # a function written for `Databases`, as it is
     async for row in databases.stream(sales.orders_with_owners): ...
 
-A unit of work on a SQLite file runs in a thread, because the file has no server to wait for without blocking. Writers
-queue in the event loop, and one is in a thread at a time. Sessions and async functions cannot enter that thread: use
-`run_sync` and `read_sync` for files.
+A unit of work on a SQLite file runs in a thread, because SQLite blocks the thread that calls it. Writers queue in the
+event loop, and one is in a thread at a time. Sessions and async functions cannot enter that thread: use `run_sync` and
+`read_sync` for files.
 
 A task that is cancelled while a two-phase commit finishes, or while a unit of work on a file runs, ends after that.
 """
@@ -28,10 +28,9 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from ..settings import Settings
 from .aio import AsyncDatabase, AsyncPinnedSession, Tasks
-from .concurrency import Threads
 from .databases import Databases, DatabaseSpec, NamedDatabase, Work
 from .errors import MisuseError
-from .retry import refuse_nesting
+from .retry import Threads, refuse_nesting
 from .session import PinnedSession
 from .sqlite import SqliteDatabase
 from .twophase import Attempt, TwoPhase
@@ -152,7 +151,7 @@ class AsyncDatabases:
         return await greenlet_spawn(lambda: self._databases[name].read(work, *args, **kwargs))
 
     async def call(self, function: Callable[Concatenate[Databases, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function that is written for `Databases`: `outbox.relay`, `sync_table`, `twophase.recover` and others."""
+        """Call a function that is written for `Databases`, such as `relay`, `sync_table` and `recover`."""
         return await greenlet_spawn(lambda: function(self._databases, *args, **kwargs))
 
     async def stream(

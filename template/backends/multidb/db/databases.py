@@ -28,8 +28,7 @@ from sqlalchemy.sql.compiler import Compiled
 from sqlalchemy.sql.visitors import iterate
 
 from ..settings import Settings
-from .core import database_arguments
-from .database import Database
+from .database import Database, database_arguments
 from .errors import MisuseError, NoNodes, WrongNode
 from .session import PinnedSession
 from .sqlite import SqliteDatabase
@@ -65,6 +64,52 @@ class NamedDatabase(Database):
 
 AnyDatabase: TypeAlias = NamedDatabase | SqliteDatabase
 Work: TypeAlias = Callable[Concatenate[PinnedSession, P], T]
+
+
+class PerModelSession(Session):
+    """A session with SQLAlchemy's rule of binds: each statement goes to the database of its model.
+
+    It reads one moment of each database, and not the same one. A statement that names no model (`text`) has no
+    database, and a join over two databases is impossible. A commit would be one commit per database, of which the
+    second can fail after the first is done: so a session that may write keeps to the database of its first statement,
+    and refuses any other before it is sent. `databases.two_phase(…)` writes to several databases.
+    """
+
+    def __init__(self, engines: Mapping[DatabaseSpec, Engine], *, readonly: bool) -> None:
+        """Bind the models of each database to its engine.
+
+        Args:
+            engines: engine of each database.
+            readonly: the engines refuse writes, so statements may go to several databases.
+        """
+        binds: Any = {spec.models: engine for spec, engine in engines.items()}
+        super().__init__(binds=binds, expire_on_commit=False)
+        self._names = {engine: spec.name for spec, engine in engines.items()}
+        self._readonly = readonly
+        self._written: str | None = None
+
+    def get_bind(self, mapper: Any = None, **arguments: Any) -> Engine:
+        """Return the engine for one statement.
+
+        Raises:
+            MisuseError: the statement names no model, or another database than the one this session writes to.
+        """
+        try:
+            engine: Any = super().get_bind(mapper, **arguments)
+        except UnboundExecutionError as error:
+            raise MisuseError("this statement names no model, thus no database: use databases.session(NAME)") from error
+        name = self._names[engine]
+        if not self._readonly:
+            if self._written not in (None, name):
+                raise MisuseError(
+                    f"this session writes to {self._written}, and the statement is for {name}: its commit would be two "
+                    f"commits, of which one can fail. Use databases.two_phase({self._written!r}, {name!r}), or "
+                    "per_model(readonly=True) to read",
+                    node=name,
+                )
+            self._written = name
+        bound: Engine = engine
+        return bound
 
 
 class Databases:
@@ -252,52 +297,6 @@ class Databases:
         for readonly in (False, True):
             event.listen(opened.engine_for(readonly=readonly), "before_cursor_execute", check)
         return opened
-
-
-class PerModelSession(Session):
-    """A session with SQLAlchemy's rule of binds: each statement goes to the database of its model.
-
-    It reads one moment of each database, and not the same one. A statement that names no model (`text`) has no database,
-    and a join over two databases is impossible. A commit would be one commit per database, of which the second can fail
-    after the first is done: so a session that may write keeps to the database of its first statement, and refuses any
-    other before it is sent. `databases.two_phase(…)` writes to several databases.
-    """
-
-    def __init__(self, engines: Mapping[DatabaseSpec, Engine], *, readonly: bool) -> None:
-        """Bind the models of each database to its engine.
-
-        Args:
-            engines: engine of each database.
-            readonly: the engines refuse writes, so statements may go to several databases.
-        """
-        binds: Any = {spec.models: engine for spec, engine in engines.items()}
-        super().__init__(binds=binds, expire_on_commit=False)
-        self._names = {engine: spec.name for spec, engine in engines.items()}
-        self._readonly = readonly
-        self._written: str | None = None
-
-    def get_bind(self, mapper: Any = None, **arguments: Any) -> Engine:
-        """Return the engine for one statement.
-
-        Raises:
-            MisuseError: the statement names no model, or another database than the one this session writes to.
-        """
-        try:
-            engine: Any = super().get_bind(mapper, **arguments)
-        except UnboundExecutionError as error:
-            raise MisuseError("this statement names no model, so it has no database: use databases.session(NAME)") from error
-        name = self._names[engine]
-        if not self._readonly:
-            if self._written not in (None, name):
-                raise MisuseError(
-                    f"this session writes to {self._written}, and the statement is for {name}: its commit would be two "
-                    f"commits, of which one can fail. Use databases.two_phase({self._written!r}, {name!r}), or "
-                    "per_model(readonly=True) to read",
-                    node=name,
-                )
-            self._written = name
-        bound: Engine = engine
-        return bound
 
 
 def _refuse_other_models(name: str, owners: Mapping[MetaData, str]) -> Callable[..., None]:

@@ -1,12 +1,13 @@
-"""Merge join of two databases: both sides come ordered by the key and are read side by side, and neither is held in memory.
+"""Merge join of two databases: both sides come ordered by the key and are read side by side, neither held in memory.
 
     with databases.snapshot("ledger") as ledger, databases.snapshot("orders") as orders:
         customers = ordered(ledger, select(Account.id, Account.owner), by=Account.id)
         bought = ordered(orders, select(Order.account_id, Order.amount), by=Order.account_id)
         for (_, owner), (_, amount) in merge_join(customers, bought): ...
 
-Memory holds a chunk of each side and the rows of one key. For 100 000 rows joined with a million it grows by 2 MB; a list
-comprehension over two loaded lists grows by 1.3 GB and takes about three times as long (`make bench` of the template).
+Memory holds a chunk of each side and the rows of one key. For 100 000 rows joined with a million it grows by 2 MB; a
+list comprehension over two loaded lists grows by 1.3 GB and takes about three times as long (`make bench` of the
+template).
 
 The two sides are two transactions on two servers: each shows one moment of its database, but not the same moment.
 """
@@ -46,8 +47,8 @@ def ordered(
 ) -> Side:
     """Yield the rows of `statement` in the order of `by`, through a server-side cursor.
 
-    Rows without a key are left out, because NULL equals nothing. Text is ordered by code point, as in Python, because the
-    collations of two servers may differ.
+    Rows without a key are left out, because NULL equals nothing. Text is ordered by code point, as in Python, because
+    the collations of two servers may differ.
 
     Args:
         session: `databases.snapshot(…)`, or a session that writes; it has to stay open while the rows are read.
@@ -118,7 +119,7 @@ def merge_join(
 
 
 def _in_order(side: Side, name: str) -> Side:
-    """Yield the rows of a side and raise when a key is smaller than the one before: the join would lose pairs silently."""
+    """Yield the rows of a side; raise if a key is smaller than the one before, because the join would lose pairs."""
     before: Any = None
     for keyed in side:
         if before is not None and keyed.key < before:

@@ -3,10 +3,10 @@
     outbox.enqueue(orders, target="catalog", topic="order placed", payload={…})     # in the transaction of the order
     outbox.relay(databases, "orders", RECEIVERS)                                    # in a worker, again and again
 
-A message is a row of the table `outbox`, so it exists exactly if its transaction committed. `relay` runs the receiver in
-a transaction of the target, which also inserts the message's id into the table `inbox`, and then deletes the row. A relay
-that crashes in between delivers the message again, and the inbox drops the duplicate: at-least-once delivery becomes
-effectively once. Several relays may run at once.
+A message is a row of the table `outbox`, so it exists exactly if its transaction committed. `relay` runs the receiver
+in a transaction of the target, which also inserts the message's id into the table `inbox`, and then deletes the row. A
+relay that crashes in between delivers the message again, and the inbox drops the duplicate: at-least-once delivery
+becomes effectively once. Several relays may run at once.
 
 Limits: the target is behind until a relay has run, and messages arrive in the order in which they were written only as
 long as none fails.
@@ -141,9 +141,8 @@ def relay(databases: Databases, source: str, receivers: Receivers, *, on_step: O
     while batch := databases.read(source, _read, limit=BATCH, after=last, max_failures=MAX_FAILURES):
         for one in batch:
             if (one.target, one.topic) not in receivers:
-                raise MisuseError(
-                    f"no receiver for {one.topic!r} in {one.target} (message {one.id} in {source}): add one", node=source
-                )
+                problem = f"no receiver for {one.topic!r} in {one.target} (message {one.id} in {source}): add one"
+                raise MisuseError(problem, node=source)
         for target in dict.fromkeys(one.target for one in batch):
             mine = [one for one in batch if one.target == target]
             result += _hand_over(databases, source, mine, receivers, on_step)

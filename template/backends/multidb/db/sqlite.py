@@ -1,9 +1,9 @@
 """A SQLite file beside the servers, set up for one writer at a time and for durable commits.
 
-SQLite takes one writer at a time, of all processes together. A writer takes its lock at the start (BEGIN IMMEDIATE), because a
-transaction that reads first and writes later can fail in the middle, and no wait would help it. Writers of one process queue
-for a pool of one connection; writers of several processes wait for the busy timeout. Readers neither wait nor block (WAL): each
-sees what was committed before it began.
+SQLite takes one writer at a time, of all processes together. A writer takes its lock at the start (BEGIN IMMEDIATE),
+because a transaction that reads first and writes later can fail in the middle, and no wait would help it. Writers of
+one process queue for a pool of one connection; writers of several processes wait for the busy timeout. Readers neither
+wait nor block (WAL): each sees what was committed before it began.
 
     catalog = SqliteDatabase("catalog", Path("catalog.sqlite3"))
     catalog.run(add_product, sku="A-1")        # one transaction; waits for the write lock, then loses no race
@@ -11,13 +11,12 @@ sees what was committed before it began.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -33,6 +32,15 @@ BUSY_TIMEOUT = 5.0
 
 READERS = 5
 """Connections of readers that stay open; more are opened under load. SQLAlchemy's own default."""
+
+PRAGMAS = (
+    "journal_mode = WAL",
+    # SQLite enforces foreign keys only on connections that ask for it.
+    "foreign_keys = ON",
+    # NORMAL may lose the last commits in a power cut, and a received message no longer exists in its source.
+    "synchronous = FULL",
+)
+"""Settings of every connection."""
 
 
 class Busy(DistributedSQLError):
@@ -65,20 +73,18 @@ class SqliteDatabase(Database):
             busy_timeout: longest wait of a writer, in seconds.
             readers: connections of readers that stay open.
         """
-        url = URL.create("sqlite", database=str(file))
-        super().__init__({name: url}, backend=_FileBackend())
+        self._url = URL.create("sqlite", database=str(file))
+        super().__init__({name: self._url}, backend=_FileBackend())
         self.route = replace(self.route, node=name)
         self.name = name
         self.file = file
         self.busy_timeout = busy_timeout
-        self._writer = self._create_engine(url, pool_size=1, max_overflow=0)
-        self._reader = self._create_engine(url, pool_size=readers, max_overflow=-1)
-        _set_up(self._writer, begin="BEGIN IMMEDIATE")
-        _set_up(self._reader, begin="BEGIN", pragma="query_only = ON")
+        self._writer = self._create_engine("BEGIN IMMEDIATE", PRAGMAS, pool_size=1, max_overflow=0)
+        self._reader = self._create_engine("BEGIN", (*PRAGMAS, "query_only = ON"), pool_size=readers, max_overflow=-1)
 
     def engine(self, node: str) -> Engine:
         """Return the engine of the writer."""
-        return self.engine_for()
+        return self._writer
 
     def engine_for(self, *, readonly: bool = False) -> Engine:
         """Return the engine of the writer, or that of the readers."""
@@ -97,16 +103,20 @@ class SqliteDatabase(Database):
             DistributedSQLError: the file cannot be opened.
         """
         started = time.monotonic()
-        with self._translated(started):
-            connection = self.engine_for(readonly=route.readonly).connect()
-        session = PinnedSession(connection, node=self.name, readonly=route.readonly, backend=self.backend)
+        connection = None
         try:
-            with self._translated(started):
-                # Begins at once: what a writer reads before it has the lock could be old when it has it.
-                session.connection()
-        except BaseException:
-            session.release()
-            raise
+            connection = self.engine_for(readonly=route.readonly).connect()
+            session = PinnedSession(connection, node=self.name, readonly=route.readonly, backend=self.backend)
+            # Begins at once: what a writer reads before it has the lock could be old when it has it.
+            session.connection()
+        except PoolTimeout as error:
+            raise self.busy("another thread", started) from error
+        except DBAPIError as error:
+            if connection is not None:
+                connection.close()
+            if "locked" in str(error.orig):
+                raise self.busy("another process", started) from error
+            raise DistributedSQLError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
         return session
 
     def busy(self, holder: str, started: float) -> Busy:
@@ -117,25 +127,9 @@ class SqliteDatabase(Database):
             node=self.name,
         )
 
-    @contextmanager
-    def _translated(self, started: float) -> Iterator[None]:
-        try:
-            yield
-        except PoolTimeout as error:
-            raise self.busy("another thread", started) from error
-        except DBAPIError as error:
-            if "locked" in str(error.orig):
-                raise self.busy("another process", started) from error
-            raise DistributedSQLError(f"{self.name} cannot be opened: {first_line(error)} ({self.file})") from error
-
-    def _create_engine(self, url: URL, **pool: int) -> Engine:
-        engine = create_engine(
-            url,
-            poolclass=QueuePool,
-            pool_timeout=self.busy_timeout,
-            connect_args={"timeout": self.busy_timeout, "check_same_thread": False},
-            **pool,
-        )
+    def _create_engine(self, begin: str, pragmas: Sequence[str], **pool: int) -> Engine:
+        waiting = {"timeout": self.busy_timeout, "check_same_thread": False}
+        engine = create_engine(self._url, pool_timeout=self.busy_timeout, connect_args=waiting, **pool)
 
         @event.listens_for(engine, "do_connect")
         def make_file(*_: object) -> None:
@@ -143,29 +137,23 @@ class SqliteDatabase(Database):
             # Only its owner may read the file; SQLite gives the WAL the same mode.
             self.file.touch(mode=0o600, exist_ok=True)
 
+        @event.listens_for(engine, "connect")
+        def configure(dbapi_connection: Any, _entry: object) -> None:
+            # The driver would begin transactions on its own, and never with IMMEDIATE.
+            dbapi_connection.isolation_level = None
+            for pragma in pragmas:
+                dbapi_connection.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "begin")
+        def send_begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
         @event.listens_for(engine, "handle_error")
         def explain(context: ExceptionContext) -> None:
             if "readonly database" in str(context.original_exception):
                 raise MisuseError(
-                    f"{self.name} refused the write: this unit of work is read-only. Write through run(…) or session()",
+                    f"{self.name} refused the write: this unit of work is read-only. Use run(…) or session()",
                     node=self.name,
                 )
 
         return engine
-
-
-def _set_up(engine: Engine, *, begin: str, pragma: str = "query_only = OFF") -> None:
-    @event.listens_for(engine, "connect")
-    def configure(dbapi_connection: Any, _entry: object) -> None:
-        # The driver would begin transactions on its own, and never with IMMEDIATE.
-        dbapi_connection.isolation_level = None
-        dbapi_connection.execute("PRAGMA journal_mode = WAL")
-        # SQLite enforces foreign keys only on connections that ask for it.
-        dbapi_connection.execute("PRAGMA foreign_keys = ON")
-        # NORMAL may lose the last commits in a power cut, and a received message no longer exists in its source.
-        dbapi_connection.execute("PRAGMA synchronous = FULL")
-        dbapi_connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def send_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)

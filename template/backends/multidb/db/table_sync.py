@@ -2,16 +2,16 @@
 
     sync_table(databases, TableSync("orders", Order.__table__, "reports", OrderCopy.__table__))
 
-New rows are found by the number of the transaction that changed them last. Neither a timestamp nor the highest key finds
-them all, because a transaction that began earlier may commit later, with an older time and smaller keys than rows that
-were copied long ago. PostgreSQL reports the oldest transaction that still runs, and no later commit has a smaller number.
-So a run copies up to there, skips no row, and is delayed by a transaction that stays open or prepared. In the source,
-triggers set the number and record deletions for every writer; they refuse TRUNCATE, which names no rows.
+New rows are found by the number of the transaction that changed them last. Neither a timestamp nor the highest key
+finds them all, because a transaction that began earlier may commit later, with an older time and smaller keys than rows
+that were copied long ago. PostgreSQL reports the oldest transaction that still runs, and no later commit has a smaller
+number. So a run copies up to there, skips no row, and is delayed by a transaction that stays open or prepared. In the
+source, triggers set the number and record deletions for every writer; they refuse TRUNCATE, which names no rows.
 
 Rows are copied in chunks. The transaction that writes a chunk also writes the position of the sync, so a run that is
-killed resumes there, and a chunk whose COMMIT was not answered is written once. Of two runs at once, one notices the
-other at its next chunk and stops. During a run some rows are newer than others; at its end the copy shows one moment of
-the source, less the transactions in flight.
+killed resumes there, and a chunk whose COMMIT was not answered is written once. A run stops at its next chunk if it
+finds another run ahead. During a run some rows are newer than others; at its end the copy shows one moment of the
+source, less the transactions in flight.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class ChangeTrackingMixin:
     @declared_attr
     @classmethod
     def changed_in(cls) -> Mapped[str]:
-        """Number of the transaction; a trigger sets it."""
+        """Declare the column; a trigger sets it."""
         return mapped_column(Xid8, server_default=text("pg_current_xact_id()"), index=True)
 
 
@@ -274,7 +274,7 @@ class _Run:
         return done
 
 
-# Transaction numbers are unique on one timeline of one server; a WAL file's name begins with the timeline's eight digits.
+# Transaction numbers are unique on one timeline of one server. A WAL file's name begins with that of the timeline.
 _NOW = """
     SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
                      left(pg_walfile_name(pg_current_wal_lsn()), 8), current_database()),

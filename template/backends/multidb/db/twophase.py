@@ -2,19 +2,19 @@
 
     databases.two_phase("ledger", "orders").run(sales.pay, order_id=…)     # pay(ledger, orders, *, order_id)
 
-One database keeps the decision log. Its transaction begins first, takes an advisory lock for this commit, and ends last.
-The other databases prepare (PREPARE TRANSACTION '<application>:<id>:<n>'): after that their commit cannot fail. Then the
-transaction on the decision log inserts one row, the decision, and commits; at this moment everything has happened. It
-includes the work on that database, so two databases cost one commit more than two separate transactions. Last, the
-prepared transactions are committed (COMMIT PREPARED).
+One database keeps the decision log. Its transaction begins first, takes an advisory lock for this commit, and ends
+last. The other databases prepare (PREPARE TRANSACTION '<application>:<id>:<n>'): after that their commit cannot fail.
+Then the transaction on the decision log inserts one row, the decision, and commits; at this moment everything has
+happened. It includes the work on that database, so two databases cost one commit more than two separate transactions.
+Last, the prepared transactions are committed (COMMIT PREPARED).
 
 A decision is inserted once and never changed. Recovery that finds a prepared transaction without a decision, and its
 lock free, inserts the decision `rollback` before it rolls back, so that the process that meant to commit no longer can.
-While the lock is held, the commit is in flight and recovery leaves it alone. A decision whose COMMIT was not answered is
-settled in the same way.
+While the lock is held, the commit is in flight and recovery leaves it alone. A decision whose COMMIT was not answered
+is settled in the same way.
 
-A prepared transaction keeps its locks, and keeps VACUUM from removing rows, until it is finished. Run `twophase recover`
-at regular intervals and whenever a process with two-phase commits may have crashed; it is safe at any time.
+A prepared transaction keeps its locks, and keeps VACUUM from removing rows, until it is finished. Run `twophase
+recover` at regular intervals and whenever a process may have crashed during a two-phase commit; it is safe at any time.
 """
 
 import logging
@@ -68,7 +68,7 @@ decision = Table(
 
 
 class CommitPending(DistributedSQLError):
-    """The commit is decided, but a database went away before it was told: `recover` finishes it, do not run it again."""
+    """The commit is decided, but missing on a database that went away. `recover` finishes it; do not run it again."""
 
 
 def ignore_step(_step: str) -> None:
@@ -256,8 +256,8 @@ class Attempt:
             name, first = next(iter(failures.items()))
             names = ", ".join(failures)
             raise CommitPending(
-                f"the commit is decided, but {names} could not be told ({first_line(first)}) and shows the state before: "
-                f"do not run the work again, `{PREFIX} twophase recover` finishes it once {names} is back",
+                f"the commit is decided, but {names} could not be told ({first_line(first)}) and shows the state "
+                f"before: do not run the work again, `{PREFIX} twophase recover` finishes it once {names} is back",
                 node=name,
                 failures=list(failures.values()),
             ) from first
@@ -436,7 +436,7 @@ def _in_doubt(databases: "Databases", prefix: str) -> tuple[list[InDoubtTransact
 
 
 def _finish(server: "NamedDatabase", gid: str, outcome: Outcome, *, timeout: float) -> bool:
-    """Commit or roll back a prepared transaction, for up to `timeout` seconds; return False if it is finished already."""
+    """Commit or roll back a prepared transaction, for up to `timeout` seconds; return False if it was finished."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -14,8 +14,8 @@ from ..db import twophase as protocol
 from ..db.databases import Databases
 from ..db.table_sync import lag, position, sync_table
 from .connections import connect
-from .console import Debug, configured_urls, errors_as_messages, give_up, out, talk
-from .foreign import TARGET, ForeignError, examples, explain, local_cluster, set_up, sources, take_down
+from .console import configured_urls, give_up, out, talk
+from .foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
 
 fdw = typer.Typer(no_args_is_help=True, help="Foreign tables: the other databases as seen from the reporting database.")
 messages = typer.Typer(no_args_is_help=True, help="Messages in the outboxes.")
@@ -24,9 +24,9 @@ twophase = typer.Typer(no_args_is_help=True, help="Two-phase commits that are no
 
 
 @twophase.command("list")
-def list_in_doubt(debug: Debug = False) -> None:
+def list_in_doubt() -> None:
     """Show every two-phase commit that is prepared somewhere, and what `recover` would do with it."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         found = protocol.in_doubt_transactions(databases)
         if not found:
             talk.print("[green]nothing in doubt[/]: every two-phase commit is finished")
@@ -38,22 +38,20 @@ def list_in_doubt(debug: Debug = False) -> None:
 
 
 @twophase.command()
-def recover(debug: Debug = False) -> None:
+def recover() -> None:
     """Finish abandoned two-phase commits: commit decided ones, roll back the others, skip those in flight."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         done = protocol.recover(databases)
-        out.print(
-            f"{len(done.committed)} committed, {len(done.rolled_back)} rolled back, {len(done.in_flight)} in flight",
-            highlight=False,
-        )
+        counts = f"{len(done.committed)} committed, {len(done.rolled_back)} rolled back, {len(done.in_flight)} in flight"
+        out.print(counts)
         if done.unreachable:
             give_up("; ".join(f"{name}: {why}" for name, why in done.unreachable.items()) + ". Run it again later.")
 
 
 @messages.command("list")
-def list_messages(debug: Debug = False) -> None:
+def list_messages() -> None:
     """Show the messages that wait in the outboxes, and why they were not delivered."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         table = _table("from", "to", "topic", "id", "failures", "reason")
         for source in _with_outbox():
             for one in outbox.pending(databases, source):
@@ -65,9 +63,9 @@ def list_messages(debug: Debug = False) -> None:
 
 
 @messages.command()
-def deliver(debug: Debug = False) -> None:
+def deliver() -> None:
     """Deliver the messages in the outboxes, answers included; failed ones stay, with the reason."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         done = outbox.RelayResult()
         while True:
             round_trip = outbox.RelayResult()
@@ -79,7 +77,7 @@ def deliver(debug: Debug = False) -> None:
                 break
         for target in _with_outbox():
             outbox.prune_inbox(databases, target)
-        out.print(f"{done.delivered} delivered, {done.duplicates} duplicates, {done.failed} failed", highlight=False)
+        out.print(f"{done.delivered} delivered, {done.duplicates} duplicates, {done.failed} failed")
         if done.failed:
             raise typer.Exit(1)
 
@@ -89,20 +87,19 @@ def sync_all(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Copy everything, and delete rows that the source lacks.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Bring the copies up to date."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         for one in TABLE_SYNCS:
             done = sync_table(databases, one, full_refresh=full_refresh)
             kind = "full refresh" if done.full_refresh else "incremental"
-            out.print(f"{one.into.name}: {done.rows} rows copied, {done.deleted} deleted, {kind}", highlight=False)
+            out.print(f"{one.into.name}: {done.rows} rows copied, {done.deleted} deleted, {kind}")
 
 
 @reports.command("status")
-def show_copies(debug: Debug = False) -> None:
+def show_copies() -> None:
     """Show how far behind the copies are."""
-    with errors_as_messages(debug), _databases() as databases:
+    with _databases() as databases:
         table = _table("copy", "of", "complete below", "rows changed since")
         for one in TABLE_SYNCS:
             found = position(databases, one)
@@ -112,44 +109,38 @@ def show_copies(debug: Debug = False) -> None:
 
 
 @fdw.command()
-def setup(
-    rotate: Annotated[bool, typer.Option("--rotate", help="Give the readers new passwords.")] = False,
-    debug: Debug = False,
-) -> None:
+def setup(rotate: Annotated[bool, typer.Option("--rotate", help="Give the readers new passwords.")] = False) -> None:
     """Create the foreign tables in the reporting database; run it again after a migration."""
-    with errors_as_messages(debug, ForeignError):
-        urls, admin_urls = configured_urls()
-        owner = next(iter(urls.values())).username or ""
-        for schema, tables in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate).items():
-            out.print(f"schema {schema} of {TARGET}: {', '.join(tables)}", highlight=False)
+    urls, admin_urls = configured_urls()
+    owner = next(iter(urls.values())).username or ""
+    for schema, tables in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate).items():
+        out.print(f"schema {schema} of {TARGET}: {', '.join(tables)}")
 
 
 @fdw.command()
-def check(debug: Debug = False) -> None:
+def check() -> None:
     """Show what queries over foreign tables push down. Exit 1: a condition or a join is not pushed down."""
-    with errors_as_messages(debug, ForeignError):
-        urls, _ = configured_urls()
-        node = next(node for node in urls if node == _node_of(TARGET))
-        failed = False
-        with connect(urls[node], node=TARGET) as connection:
-            for name, query in examples(sources()[0].name).items():
-                plan = explain(connection, query)
-                failed |= not plan.is_pushed_down
-                outcome = "pushed down" if plan.is_pushed_down else f"NOT pushed down: {'; '.join(plan.local)}"
-                out.print(f"{name}: {outcome}")
-                for statement in plan.remote:
-                    out.print(f"  {statement}", style="dim", highlight=False, soft_wrap=True)
-        if failed:
-            raise typer.Exit(1)
+    urls, _ = configured_urls()
+    node = next(node for node in urls if node == _node_of(TARGET))
+    failed = False
+    with connect(urls[node], node=TARGET) as connection:
+        for name, query in examples(sources()[0].name).items():
+            plan = explain(connection, query)
+            failed |= not plan.is_pushed_down
+            outcome = "pushed down" if plan.is_pushed_down else f"NOT pushed down: {'; '.join(plan.local)}"
+            out.print(f"{name}: {outcome}")
+            for statement in plan.remote:
+                out.print(f"  {statement}", style="dim", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @fdw.command()
-def remove(debug: Debug = False) -> None:
+def remove() -> None:
     """Remove what `setup` created, the readers' roles included."""
-    with errors_as_messages(debug, ForeignError):
-        _, admin_urls = configured_urls()
-        take_down(admin_urls)
-        talk.print("[green]removed[/]")
+    _, admin_urls = configured_urls()
+    take_down(admin_urls)
+    talk.print("[green]removed[/]")
 
 
 @contextmanager
@@ -168,7 +159,4 @@ def _node_of(name: str) -> str | None:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in headings:
-        table.add_column(heading)
-    return table
+    return Table(*headings, box=None, pad_edge=False, header_style="dim")

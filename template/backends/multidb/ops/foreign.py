@@ -1,8 +1,8 @@
 """Foreign tables: show the tables of the other databases in the reporting database, through `postgres_fdw`.
 
 On each source there is a role that may log in and read the tables of its models, and nothing else. Its password is
-generated and stored only in the user mapping of the reporting database, and as a verifier on the source. The application
-sees the tables in a schema with the name of the source and cannot write through them.
+generated and stored only in the user mapping of the reporting database, and as a verifier on the source. The
+application sees the tables in a schema with the name of the source and cannot write through them.
 
 A condition or a join that is not pushed down fetches whole tables. `explain` finds it in the plan of a query.
 """
@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL
 
 from ..databases import DATABASES
 from ..db.databases import DatabaseSpec
+from .base import OperationError
 from .cluster import HOME, Cluster
 from .cluster.drivers import open_cluster
 from .cluster.nodes import DATABASE
@@ -35,7 +36,7 @@ FETCH = 10_000
 Raw = psycopg.Connection[tuple[Any, ...]]
 
 
-class ForeignError(Exception):
+class ForeignError(OperationError):
     """A server refused the setup of foreign tables; the message names it and the reason."""
 
 

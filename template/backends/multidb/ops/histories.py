@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -23,9 +24,9 @@ from ..db.databases import DatabaseSpec
 from ..db.retry import first_line
 from ..db.sqlite import SqliteDatabase
 from ..settings import Settings
+from .base import MigrationError, Step
 from .connections import Unreachable, engine_for
-from .migrate import Step, load_config, version_of
-from .sqltext import MigrationError, short, without_literals
+from .migrate import load_config, version_of
 from .topology import Topology
 
 FOLDER = "migrations"
@@ -116,8 +117,8 @@ class History:
 
 def _refuse(_connection: Connection, _cursor: object, statement: str, *_rest: object) -> None:
     """Refuse a statement before it is sent."""
-    if reason := Topology({}).refusal(without_literals(statement), "schema"):
-        raise MigrationError(f"refused: {short(statement)}. Reason: {reason}")
+    if reason := Topology({}).refusal(statement, "schema"):
+        raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
 
 
 def histories(

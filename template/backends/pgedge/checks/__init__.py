@@ -1,12 +1,10 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .answers import EveryNodeAnswers
-from .keys import KeysNeverCollide
-from .ledger import LedgerStaysBalanced
+from .concurrency import KeysNeverCollide, LedgerStaysBalanced
 from .mesh import EveryLinkReplicates, EveryTableIsReplicated, ServersAreSetUp, TheOthersGoOn
+from .nodes import EveryNodeAnswers, SchemaIsTheSame
 from .replication import RowsReachEveryNode
-from .schema import SchemaIsTheSame
 
 ALL: tuple[type[Check], ...] = (
     EveryNodeAnswers,

@@ -1,14 +1,11 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .answers import EveryNodeAnswers
+from .availability import AMoveLosesNothing, AServerThatIsLostIsMissedByItsOwn
+from .concurrency import KeysNeverCollide, LedgerStaysBalanced
 from .isolation import TenantsAreKeptApart
-from .keys import KeysNeverCollide
-from .ledger import LedgerStaysBalanced
-from .moves import AMoveLosesNothing
+from .nodes import EveryNodeAnswers, SchemaIsTheSame
 from .registry import EveryTenantHasTheSchema, ServersAreSetUp, TheRegistryIsTrue
-from .schema import SchemaIsTheSame
-from .server_loss import AServerThatIsLostIsMissedByItsOwn
 
 ALL: tuple[type[Check], ...] = (
     EveryNodeAnswers,

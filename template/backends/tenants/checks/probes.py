@@ -63,28 +63,22 @@ def drop_stale(admin: TenantAdmin) -> None:
 
 def load_on(db: Tenants, tenant: str, clients: int) -> Load:
     """Return a load of that many clients on a tenant."""
-    database = db.using(tenant=tenant)
-    return Load([lambda name: database.run(_record, name)] * clients)
+    return Load([lambda name: db.using(tenant=tenant).run(_execute, _RECORD, name)] * clients)
 
 
 def recorded(db: Tenants, tenant: str) -> set[str]:
     """Return the texts that a tenant's database has of its loads."""
-    return db.using(tenant=tenant).read(_names)
+    return db.using(tenant=tenant).read(lambda session: set(session.scalars(text("SELECT load FROM bulk_load_chunk"))))
 
 
 def forget(db: Tenants, tenant: str, name: str) -> None:
     """Delete a text of a load from a tenant's database."""
-    statement = text("DELETE FROM bulk_load_chunk WHERE load = :load")
-    db.using(tenant=tenant).run(lambda session: session.execute(statement, {"load": name}) and None)
+    db.using(tenant=tenant).run(_execute, "DELETE FROM bulk_load_chunk WHERE load = :load", name)
 
 
-def _record(session: PinnedSession, name: str) -> None:
-    session.execute(_RECORD, {"load": name})
-
-
-def _names(session: PinnedSession) -> set[str]:
-    return set(session.scalars(text("SELECT load FROM bulk_load_chunk")))
+def _execute(session: PinnedSession, statement: str, name: str) -> None:
+    session.execute(text(statement), {"load": name})
 
 
 # Every project has the table of bulk loads, whatever its models are.
-_RECORD = text("INSERT INTO bulk_load_chunk (load, chunk, target, rows, node) VALUES (:load, 1, 'verify', 0, 'verify')")
+_RECORD = "INSERT INTO bulk_load_chunk (load, chunk, target, rows, node) VALUES (:load, 1, 'verify', 0, 'verify')"

@@ -1,4 +1,4 @@
--- The application's role and database, made once on each server, before it takes connections.
+-- Creates the application's role and database, once on each server, before it takes connections.
 
 -- A statement that fails is logged, and one of these holds a password.
 SET log_min_error_statement = 'panic';

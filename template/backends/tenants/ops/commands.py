@@ -1,79 +1,71 @@
 """The commands that administer tenants."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich import progress as bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import Debug, configured_urls, errors_as_messages, give_up, out, talk
+from .console import configured_urls, give_up, out, talk
 from .moving import move as move_tenant
 from .moving import undo as undo_move
 from .provisioning import TenantAdmin
-from .sqltext import MigrationError
 from .tenant_migrations import PROCESSES, Outcome, describe, migrate_all, stragglers
 from .tenant_server import TenantError
 
 tenants = typer.Typer(no_args_is_help=True, help="Add, list, move, suspend, resume, drop and migrate tenants.")
 
-Name = Annotated[
-    str,
-    typer.Argument(help="Tenant: lower-case letters, digits, single '-' or '_'; at most 40.", show_default=False),
-]
+NAME_HELP = "Tenant: lower-case letters, digits, single '-' or '_'; at most 40."
+Name = Annotated[str, typer.Argument(help=NAME_HELP, show_default=False)]
+
+JSON = {key: key for key in ("name", "server", "state", "revision")} | {"moving_to": "target", "left_on": "left_on"}
+"""Fields of a placement that are printed as JSON, by their keys there."""
 
 COLOURS = {TenantState.ACTIVE: "green", TenantState.SUSPENDED: "yellow"}
 
 
-@contextmanager
-def administration(debug: bool) -> Iterator[TenantAdmin]:
-    """Yield the tenants' admin that the settings describe, and turn its errors into messages."""
-    with errors_as_messages(debug, TenantError, MigrationError):
-        configured_urls()
-        yield TenantAdmin.from_settings(Settings())
+def administration() -> TenantAdmin:
+    """Return the tenants' admin that the settings describe."""
+    configured_urls()
+    return TenantAdmin.from_settings(Settings())
 
 
 def report(message: str) -> None:
     """Print the result of a command."""
-    talk.print(message, highlight=False, soft_wrap=True)
+    talk.print(message, soft_wrap=True)
 
 
 @tenants.command()
 def add(
     name: Name,
     server: Annotated[str | None, typer.Option(help="Server; default: the one with the fewest tenants.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Create a tenant's database with the newest schema, and serve the tenant."""
-    with administration(debug) as admin:
-        with talk.status(f"adding {name}"):
-            added = admin.add(name, server)
-        report(f"[green]added[/]: {name} on {added.server}, at revision {added.revision}")
+    admin = administration()
+    with talk.status(f"adding {name}"):
+        added = admin.add(name, server)
+    report(f"[green]added[/]: {name} on {added.server}, at revision {added.revision}")
 
 
 @tenants.command("list")
 def list_tenants(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Show the server, the state and the revision of every tenant."""
-    with administration(debug) as admin:
-        found = admin.all()
-        if as_json:
-            print(json.dumps([_as_json(one) for one in found], indent=2))
-            return
-        table = Table("tenant", "server", "state", "revision", "", box=None, pad_edge=False, header_style="dim")
-        for column in table.columns:
-            column.overflow = "fold"
-        for one in found:
-            state = f"[{COLOURS.get(one.state, 'red')}]{one.state}[/]"
-            table.add_row(one.name, one.server, state, one.revision or "?", _remark(one))
-        out.print(table)
-        talk.print(_count(len(found)), style="dim", highlight=False)
+    found = administration().all()
+    if as_json:
+        print(json.dumps([{key: getattr(one, field) for key, field in JSON.items()} for one in found], indent=2))
+        return
+    columns = [Column(heading, overflow="fold") for heading in ("tenant", "server", "state", "revision", "")]
+    table = Table(*columns, box=None, pad_edge=False, header_style="dim")
+    for one in found:
+        state = f"[{COLOURS.get(one.state, 'red')}]{one.state}[/]"
+        table.add_row(one.name, one.server, state, one.revision or "?", _remark(one))
+    out.print(table)
+    talk.print(_count(len(found)), style="dim")
 
 
 @tenants.command()
@@ -81,58 +73,50 @@ def move(
     name: Name,
     server: Annotated[str | None, typer.Argument(help="Server to move to.", show_default=False)] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take back a move that did not end.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Move a tenant to another server while it is used: writers wait for a moment, nothing is lost."""
-    with administration(debug) as admin:
-        if undo:
-            found = undo_move(admin, name)
-            left = f"; remains of it are on {found.left_on}, which does not answer" if found.left_on else ""
-            report(f"[green]taken back[/]: {name} is on {found.server}{left}")
-            return
-        if server is None:
-            raise TenantError(f"no server given: `tenants move {name} SERVER`")
-        with talk.status(f"moving {name}") as status:
-            moved = move_tenant(admin, name, server, on_step=lambda step: status.update(f"moving {name}: {step}"))
-        if moved.source == moved.target:
-            report(f"[green]finished[/]: {name} is on {server}, and nothing of it is left elsewhere")
-            return
+    admin = administration()
+    if undo:
+        found = undo_move(admin, name)
+        left = f"; remains of it are on {found.left_on}, which does not answer" if found.left_on else ""
+        report(f"[green]taken back[/]: {name} is on {found.server}{left}")
+        return
+    if server is None:
+        raise TenantError(f"no server given: `tenants move {name} SERVER`")
+    with talk.status(f"moving {name}") as status:
+        moved = move_tenant(admin, name, server, on_step=lambda step: status.update(f"moving {name}: {step}"))
+    if moved.source == moved.target:
+        report(f"[green]finished[/]: {name} is on {server}, and nothing of it is left elsewhere")
+        return
+    report(
+        f"[green]moved[/]: {name} from {moved.source} to {moved.target} in {moved.seconds:.1f} s; writers waited "
+        f"for {1000 * moved.pause:.0f} ms"
+    )
+    if moved.left:
         report(
-            f"[green]moved[/]: {name} from {moved.source} to {moved.target} in {moved.seconds:.1f} s; writers waited "
-            f"for {1000 * moved.pause:.0f} ms"
+            f"[yellow]left[/]: the old copy on {moved.source}, which is not used any more: {moved.left}. "
+            f"`tenants move {name} {moved.target}` removes it"
         )
-        if moved.left:
-            report(
-                f"[yellow]left[/]: the old copy on {moved.source}, which is not used any more: {moved.left}. "
-                f"`tenants move {name} {moved.target}` removes it"
-            )
 
 
 @tenants.command()
-def suspend(name: Name, debug: Debug = False) -> None:
+def suspend(name: Name) -> None:
     """Stop serving a tenant: its sessions end, its data stays."""
-    with administration(debug) as admin:
-        found = admin.suspend(name)
-        report(f"[green]suspended[/]: {name} on {found.server}; `tenants resume {name}` ends that")
+    found = administration().suspend(name)
+    report(f"[green]suspended[/]: {name} on {found.server}; `tenants resume {name}` ends that")
 
 
 @tenants.command()
-def resume(name: Name, debug: Debug = False) -> None:
+def resume(name: Name) -> None:
     """Serve a suspended tenant again."""
-    with administration(debug) as admin:
-        report(f"[green]active[/]: {name} on {admin.resume(name).server}")
+    report(f"[green]active[/]: {name} on {administration().resume(name).server}")
 
 
 @tenants.command()
-def drop(
-    name: Name,
-    force: Annotated[bool, typer.Option("--force", help="Also if it is served.")] = False,
-    debug: Debug = False,
-) -> None:
+def drop(name: Name, force: Annotated[bool, typer.Option("--force", help="Also if it is served.")] = False) -> None:
     """Delete a suspended tenant and all its data."""
-    with administration(debug) as admin:
-        admin.drop(name, force=force)
-        report(f"[green]dropped[/]: {name} and all its data")
+    administration().drop(name, force=force)
+    report(f"[green]dropped[/]: {name} and all its data")
 
 
 @tenants.command()
@@ -140,28 +124,27 @@ def migrate(
     names: Annotated[list[str] | None, typer.Argument(help="Tenants; default: all.", show_default=False)] = None,
     to: Annotated[str, typer.Option(help="A revision; `base` is before the first one.")] = "head",
     at_once: Annotated[int, typer.Option(min=1, help="Number of tenants at the same time.")] = PROCESSES,
-    debug: Debug = False,
 ) -> None:
     """Migrate every tenant to one revision; run again to continue with those that are behind."""
-    with administration(debug) as admin:
-        columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
-        total = len(names) if names else len(admin.all())
-        with bars.Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:
-            task = bar.add_task("", total=total)
+    admin = administration()
+    columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
+    total = len(names) if names else len(admin.all())
+    with bars.Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
 
-            def show(outcome: Outcome) -> None:
-                bar.update(task, advance=1, description=outcome.name)
+        def show(outcome: Outcome) -> None:
+            bar.update(task, advance=1, description=outcome.name)
 
-            outcomes = migrate_all(admin, target=to, names=names, at_once=at_once, on_done=show)
-        behind = stragglers(outcomes)
-        done = sum(outcome.moved for outcome in outcomes)
-        rest = len(outcomes) - len(behind) - done
-        if behind:
-            give_up(
-                f"{len(behind)} of {_count(len(outcomes))} are behind; {done} migrated, {rest} there already.\n"
-                f"{describe(behind)}\nRun it again after you have solved that: it continues with these"
-            )
-        report(f"[green]migrated[/]: {_count(done)}; {rest} there already")
+        outcomes = migrate_all(admin, target=to, names=names, at_once=at_once, on_done=show)
+    behind = stragglers(outcomes)
+    done = sum(outcome.moved for outcome in outcomes)
+    rest = len(outcomes) - len(behind) - done
+    if behind:
+        give_up(
+            f"{len(behind)} of {_count(len(outcomes))} are behind; {done} migrated, {rest} there already.\n"
+            f"{describe(behind)}\nRun it again after you have solved that: it continues with these"
+        )
+    report(f"[green]migrated[/]: {_count(done)}; {rest} there already")
 
 
 def _count(number: int) -> str:
@@ -172,14 +155,3 @@ def _remark(one: Placement) -> str:
     if one.target is not None:
         return f"on its way to {one.target}: the move did not end, or is running"
     return f"an old copy is left on {one.left_on}" if one.left_on else ""
-
-
-def _as_json(one: Placement) -> dict[str, str | None]:
-    return {
-        "name": one.name,
-        "server": one.server,
-        "state": one.state,
-        "revision": one.revision,
-        "moving_to": one.target,
-        "left_on": one.left_on,
-    }

@@ -3,20 +3,19 @@
 Its rows are copied by logical replication, which may take long and stops nobody. Then, for a moment:
 
 1. writers wait: every table is locked, as soon as the transactions that write have committed;
-2. what they committed arrives on the other server;
+2. the last of their rows arrive on the other server;
 3. the old database refuses its tenant's logins, and ends its sessions, which have nothing to lose;
 4. the registry gets the other server as the tenant's place. This one commit decides the move.
 
-So no two places ever take writes, and an acknowledged write is in the place that goes on. Whatever interrupts a move,
-the registry has the tenant's place and shows that a move did not end: the same command starts it anew, `--undo` takes
-it back, and after the decision only the old copy is left to remove.
+So no two places ever take writes, and an acknowledged write is in the place that goes on. If a move is interrupted, the
+registry has the tenant's place and shows that the move did not end: the same command starts it anew, `--undo` takes it
+back, and after the decision only the old copy is left to remove.
 """
 
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, text
@@ -26,22 +25,12 @@ from sqlalchemy.exc import DBAPIError
 from ..db.retry import first_line, sqlstate_of
 from ..db.tenants.placement import Placement, TenantState, check_name, database_of
 from ..db.tenants.registry import epochs, tenant
-from .connections import Unreachable
+from . import tenant_server
+from .connections import Unreachable, engine_for
 from .migrate import version_of
 from .provisioning import FAILURES, TenantAdmin, change, drop_subscription, look_up
 from .schema import differences, read_schema
-from .tenant_server import (
-    TenantError,
-    close_database,
-    copier_of,
-    create_database,
-    create_role,
-    open_database,
-    refuse_unknown,
-    remove_copier,
-    run,
-    verifier,
-)
+from .tenant_server import TenantError, run
 from .topology import Topology
 
 PUBLICATION = "move"
@@ -108,9 +97,7 @@ def move(
         if found.state not in (TenantState.ACTIVE, TenantState.SUSPENDED):
             raise TenantError(f"{name} is {found.state}: only a tenant that was added completely can move")
         was_unfinished = found.target is not None or found.left_on is not None
-        if found.target is not None:
-            found = _take_back(admin, registry, found)
-        found = admin.remove_leftovers(registry, found)
+        found = _end_earlier_move(admin, registry, found)
         if found.server == target:
             if was_unfinished:
                 return Moved(name, target, target, time.monotonic() - started, 0.0)
@@ -134,27 +121,26 @@ def move(
 
 
 def undo(admin: TenantAdmin, name: str) -> Placement:
-    """Take back a move that did not end; if it was decided, remove what is left on the old server.
-
-    Raises:
-        TenantError: every move of this tenant has ended.
-        Unreachable: a server does not answer.
-    """
+    """Take back a move that did not end; if it was decided, remove what is left on the old server."""
     with admin.lock(name) as registry:
         found = look_up(registry, name)
         if found.target is None and found.left_on is None:
             raise TenantError(f"no move of {name} is unfinished: it is on {found.server}")
-        return admin.remove_leftovers(registry, _take_back(admin, registry, found) if found.target else found)
+        return _end_earlier_move(admin, registry, found)
+
+
+def _end_earlier_move(admin: TenantAdmin, registry: Connection, found: Placement) -> Placement:
+    return admin.remove_leftovers(registry, _take_back(admin, registry, found) if found.target else found)
 
 
 def _take_back(admin: TenantAdmin, registry: Connection, found: Placement) -> Placement:
     """Serve a tenant where it was before a move that was not decided; the target need not answer."""
     with admin.on_server(found.server) as source:
-        remove_copier(source, found.name)
+        tenant_server.remove_copier(source, found.name)
         with admin.in_database(found.server, found.name) as connection:
             run(connection, "DROP PUBLICATION IF EXISTS {}", PUBLICATION)
         if found.state is TenantState.ACTIVE:
-            open_database(source, found.name)
+            tenant_server.open_database(source, found.name)
     taken = change(registry, found.name, target=None, target_password=None, left_on=found.target)
     try:
         return admin.remove_leftovers(registry, taken)
@@ -166,7 +152,8 @@ def _take_back(admin: TenantAdmin, registry: Connection, found: Placement) -> Pl
 def _give_up(attempt: "_Move", error: BaseException) -> None:
     name, server, reason = attempt.name, attempt.source, first_line(error) or type(error).__name__
     try:
-        taken = _take_back(attempt.admin, attempt.registry, look_up(attempt.registry, name))
+        found = look_up(attempt.registry, name)
+        taken = _take_back(attempt.admin, attempt.registry, found) if found.target else found
     except FAILURES as trouble:
         raise TenantError(
             f"{name} could not be moved: {reason}. Nor could that be taken back: {first_line(trouble)}. It is on "
@@ -191,12 +178,13 @@ class _Move:
 
     def __post_init__(self) -> None:
         self.name, self.source = self.found.name, self.found.server
+        self.copier = tenant_server.copier_of(self.name)
         self.tables: list[str] = []
 
     def check(self) -> None:
-        """Refuse, before anything changes, whatever can be known then."""
+        """Refuse a move that cannot succeed, before anything changes."""
         with self.admin.on_server(self.target) as there:
-            refuse_unknown(there, self.target, self.name)
+            tenant_server.refuse_unknown(there, self.target, self.name)
         with self.admin.in_database(self.source, self.name) as here:
             if (level := here.scalar(text("SHOW wal_level"))) != "logical":
                 raise TenantError(f"{self.source} has wal_level = {level}; a move needs `logical` there")
@@ -229,10 +217,10 @@ class _Move:
             revision = version_of(here) or "base"
             schema = read_schema(here)
         with self.admin.on_server(self.target) as there:
-            create_role(there, self.name, password)
-            create_database(there, self.name)
+            tenant_server.create_role(there, self.name, password)
+            tenant_server.create_database(there, self.name)
             if self.found.state is TenantState.SUSPENDED:
-                close_database(there, self.name)
+                tenant_server.close_database(there, self.name)
         self.admin.migrate(self.target, self.name, revision)
         with self.admin.in_database(self.target, self.name) as there:
             if unlike := differences({self.source: schema, self.target: read_schema(there)}):
@@ -243,46 +231,32 @@ class _Move:
 
     def _publish(self) -> str:
         """Let the target copy all tables; return the connection string for it."""
-        role, password = copier_of(self.name), secrets.token_urlsafe(24)
+        password = secrets.token_urlsafe(24)
         with self.admin.in_database(self.source, self.name) as here:
-            secret = verifier(here, role, password)
-            run(here, "CREATE ROLE {} LOGIN REPLICATION PASSWORD {secret}", role, secret=secret)
-            run(here, "GRANT {} TO {}", database_of(self.name), role)
+            secret = tenant_server.verifier(here, self.copier, password)
+            run(here, "CREATE ROLE {} LOGIN REPLICATION PASSWORD {secret}", self.copier, secret=secret)
+            run(here, "GRANT {} TO {}", database_of(self.name), self.copier)
             self.tables = _tables(here)
             published = f"FOR TABLE {', '.join(self.tables)}" if self.tables else ""
             here.exec_driver_sql(f"CREATE PUBLICATION {PUBLICATION} {published}")
-            _create_slot(here, role)
-            return make_conninfo(
-                **_address(here, self.admin.server(self.source)),
-                dbname=database_of(self.name),
-                user=role,
-                password=password,
-                connect_timeout=5,
-                application_name=role,
-            )
+            _create_slot(here, self.copier)
+            login = {"user": self.copier, "password": password, "application_name": self.copier, "connect_timeout": "5"}
+            address = _address(here, self.admin.server(self.source))
+            return make_conninfo(dbname=database_of(self.name), **address, **login)
 
     def _subscribe(self, conninfo: str) -> None:
         """Start the copy, and wait until all rows have arrived once."""
-        role = copier_of(self.name)
         with self.admin.in_database(self.target, self.name) as there:
             # The slot exists already: two servers that copy from each other would wait for each other's, for ever.
-            run(
-                there,
-                "CREATE SUBSCRIPTION {} CONNECTION {conninfo} PUBLICATION {} "
-                "WITH (create_slot = false, slot_name = {slot}, synchronous_commit = 'local')",
-                role,
-                PUBLICATION,
-                conninfo=conninfo,
-                slot=role,
-            )
+            run(there, _SUBSCRIBE, self.copier, PUBLICATION, conninfo=conninfo, slot=self.copier)
             while waiting := list(there.scalars(text(_NOT_COPIED))):
-                if there.scalar(text(_FAILS), {"name": role}):
+                if there.scalar(text(_FAILS), {"name": self.copier}):
                     raise TenantError(f"{self.target} fails to copy {', '.join(waiting)}; its log file has the reason")
                 time.sleep(0.01)
 
     def switch(self) -> float:
         """Make the target the tenant's place; return the seconds for which writers waited."""
-        engine = self.admin.engine(self.source, self.name)
+        engine = engine_for(self.admin.database_url(self.source, self.name), statement_timeout=0)
         with self.admin.in_database(self.source, self.name) as here:
             self._wait_for_catchup(here, timeout=CATCHUP_TIMEOUT)
             for _ in range(SWITCH_ATTEMPTS):
@@ -319,37 +293,24 @@ class _Move:
                 for sequence in sequences:
                     there.execute(text("SELECT setval(CAST(:name AS regclass), :value)"), sequence._asdict())
         self.on_step("close")
-        close_database(here, self.name)
+        tenant_server.close_database(here, self.name)
         self.on_step("switch")
-        change(
-            self.registry,
-            self.name,
-            server=self.target,
-            password=tenant.c.target_password,
-            target=None,
-            target_password=None,
-            left_on=self.source,
-            epoch=epochs.next_value(),
-        )
+        place = {"server": self.target, "password": tenant.c.target_password, "left_on": self.source}
+        change(self.registry, self.name, **place, target=None, target_password=None, epoch=epochs.next_value())
         self.is_decided = True
 
     def clean(self) -> None:
         """Remove the copy's subscription and everything that the source has of the tenant."""
         with self.admin.in_database(self.target, self.name) as there:
-            drop_subscription(there, copier_of(self.name))
+            drop_subscription(there, self.copier)
         self.admin.remove_leftovers(self.registry, look_up(self.registry, self.name))
 
     def _wait_for_catchup(self, here: Connection, *, timeout: float) -> None:
-        """Wait until the target has all that was committed before the call.
-
-        Raises:
-            TenantError: not within `timeout` seconds.
-            Unreachable: the target does not answer.
-        """
+        """Wait until the target has all that was committed before the call, or raise after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         # Flushes commits that did not wait for the disk, because only flushed WAL is sent.
         here.execute(text("SELECT pg_logical_emit_message(true, 'move', '')"))
-        sent = {"position": here.scalar(text("SELECT pg_current_wal_flush_lsn()")), "name": copier_of(self.name)}
+        sent = {"position": here.scalar(text("SELECT pg_current_wal_flush_lsn()")), "name": self.copier}
         next_ping = time.monotonic() + 0.5
         while not here.scalar(text(_HAS_ARRIVED), sent):
             now = time.monotonic()
@@ -367,11 +328,7 @@ def _tables(connection: Connection) -> list[str]:
 
 
 def _create_slot(connection: Connection, name: str) -> None:
-    """Create the slot from which a copy starts, once the transactions that write at this moment have ended.
-
-    Raises:
-        TenantError: they do not end.
-    """
+    """Create the slot from which a copy starts; it waits for the transactions that write at this moment."""
     connection.exec_driver_sql(f"SET statement_timeout = {round(SLOT_TIMEOUT * 1000)}")
     connection.exec_driver_sql("SET lock_timeout = 0")
     try:
@@ -398,7 +355,7 @@ def _lock_tables(connection: Connection, tables: Sequence[str]) -> bool:
     return True
 
 
-def _address(connection: Connection, url: URL) -> dict[str, Any]:
+def _address(connection: Connection, url: URL) -> dict[str, str]:
     """Return the address of a server for other servers: that of its URL, or of its setting `peer.address`."""
     address = connection.scalar(text("SELECT current_setting('peer.address', true)"))
     host, _, port = address.rpartition(":") if address else (url.host or "", "", str(url.port or 5432))
@@ -416,6 +373,11 @@ _TABLES = """
     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND c.relname <> 'alembic_version'
     ORDER BY 1
+"""
+
+_SUBSCRIBE = """
+    CREATE SUBSCRIPTION {} CONNECTION {conninfo} PUBLICATION {}
+    WITH (create_slot = false, slot_name = {slot}, synchronous_commit = 'local')
 """
 
 _NOT_COPIED = "SELECT srrelid::regclass::text FROM pg_subscription_rel WHERE srsubstate <> 'r' ORDER BY 1"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSequence, CreateTable
@@ -21,19 +21,10 @@ from ..db.tenants.placement import Placement, TenantState, check_name, database_
 from ..db.tenants.registry import PLACEMENTS, epochs, placement_of, registry_url, tenant
 from ..settings import Settings
 from . import migrate as runner
-from .base import TopologyError
+from . import tenant_server
+from .base import MigrationError, TopologyError
 from .connections import Unreachable, connect, engine_for
-from .sqltext import MigrationError
-from .tenant_server import (
-    TenantError,
-    close_database,
-    create_database,
-    create_role,
-    open_database,
-    refuse_unknown,
-    remove_copier,
-    run,
-)
+from .tenant_server import TenantError, run
 
 MAINTENANCE_DATABASE = "postgres"
 """Database from which others are created and dropped."""
@@ -152,10 +143,6 @@ class TenantAdmin:
         """Open a connection to a tenant's database, in autocommit."""
         return connect(self.database_url(server, name), node=server, statement_timeout=DATABASE_TIMEOUT)
 
-    def engine(self, server: str, name: str) -> Engine:
-        """Return an engine without a pool, for transactions in a tenant's database."""
-        return engine_for(self.database_url(server, name), statement_timeout=0)
-
     # The commands.
 
     def add(self, name: str, server: str | None = None) -> Placement:
@@ -178,14 +165,14 @@ class TenantAdmin:
             with self.on_server(chosen) as there:
                 values = {"server": chosen, "password": secrets.token_urlsafe(24), "revision": None}
                 if found is None:
-                    refuse_unknown(there, chosen, name)
+                    tenant_server.refuse_unknown(there, chosen, name)
                     registry.execute(insert(tenant).values(name=name, state=TenantState.ADDING, **values))
                 else:
                     change(registry, name, **values)
                 try:
                     self.remove_from(there, chosen, name)
-                    create_role(there, name, str(values["password"]))
-                    create_database(there, name)
+                    tenant_server.create_role(there, name, str(values["password"]))
+                    tenant_server.create_database(there, name)
                     revision = self.migrate(chosen, name, "head")
                 except BaseException as error:
                     self._undo_adding(registry, name, chosen, error)
@@ -199,7 +186,7 @@ class TenantAdmin:
             with self.on_server(found.server) as there:
                 # In the registry first, so that no process is sent to the database any more.
                 suspended = change(registry, name, state=TenantState.SUSPENDED, epoch=epochs.next_value())
-                close_database(there, name)
+                tenant_server.close_database(there, name)
             return suspended
 
     def resume(self, name: str) -> Placement:
@@ -207,7 +194,7 @@ class TenantAdmin:
         with self.lock(name) as registry:
             found = expect(registry, name, TenantState.SUSPENDED)
             with self.on_server(found.server) as there:
-                open_database(there, name)
+                tenant_server.open_database(there, name)
             return change(registry, name, state=TenantState.ACTIVE, epoch=epochs.next_value())
 
     def drop(self, name: str, *, force: bool = False) -> None:
@@ -224,8 +211,7 @@ class TenantAdmin:
                     query = text("SELECT count(*) FROM pg_stat_activity WHERE usename = :name")
                     count = there.scalar(query, {"name": database_of(name)})
                     raise TenantError(
-                        f"{name} is served, with {count} session(s) at this moment: suspend it first, or drop it with "
-                        "--force"
+                        f"{name} is served, with {count} session(s) now: suspend it first, or drop it with --force"
                     )
                 self.remove_leftovers(registry, found)
                 change(registry, name, state=TenantState.DROPPING, epoch=epochs.next_value())
@@ -235,11 +221,7 @@ class TenantAdmin:
     # Steps of commands.
 
     def migrate(self, server: str, name: str, target: str) -> str:
-        """Migrate a tenant's database to a revision, or to `head`; return the revision.
-
-        Raises:
-            MigrationError: a revision was refused or failed.
-        """
+        """Migrate a tenant's database to a revision, or to `head`; return the revision, or raise `MigrationError`."""
         urls = {server: self.database_url(server, name)}
         with _alembic:
             return runner.migrate(urls, owner=database_of(name), target=target, project=self.project)
@@ -255,11 +237,10 @@ class TenantAdmin:
     def remove_from(self, there: Connection, server: str, name: str) -> None:
         """Remove everything that a server, with the connection `there`, has of a tenant; sessions end."""
         database = database_of(name)
-        if there.scalar(text(_HAS_SUBSCRIPTION), {"database": database}):
+        for subscription in there.scalars(text(_SUBSCRIPTIONS), {"database": database}).all():
             with self.in_database(server, name) as connection:
-                for subscription in connection.scalars(text(_SUBSCRIPTIONS)).all():
-                    drop_subscription(connection, subscription)
-        remove_copier(there, name)
+                drop_subscription(connection, subscription)
+        tenant_server.remove_copier(there, name)
         run(there, "DROP DATABASE IF EXISTS {} WITH (FORCE)", database)
         run(there, "DROP ROLE IF EXISTS {}", database)
 
@@ -320,13 +301,6 @@ def _find(registry: Connection, name: str) -> Placement | None:
     return placement_of(row) if row else None
 
 
-_HAS_SUBSCRIPTION = """
-    SELECT EXISTS (
-        SELECT FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = :database
-    )
-"""
-
 _SUBSCRIPTIONS = """
-    SELECT subname FROM pg_subscription
-    WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    SELECT subname FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = :database
 """

@@ -14,11 +14,11 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 
 from ..db.retry import first_line
-from ..db.tenants.placement import TenantState
+from ..db.tenants.placement import Placement, TenantState
+from .base import MigrationError
 from .connections import Unreachable
 from .migrate import load_config, version_of
 from .provisioning import FAILURES, TenantAdmin, change, expect
-from .sqltext import MigrationError
 from .tenant_server import TenantError
 
 PROCESSES = 4
@@ -68,20 +68,10 @@ def migrate_all(
     if names is not None:
         wanted = {admin.find(name).name for name in names}
         tenants = [found for found in tenants if found.name in wanted]
-    silent = _silent(admin, {found.server for found in tenants})
     outcomes = []
-
-    def collect(done: Iterable[Outcome]) -> None:
-        for outcome in done:
-            outcomes.append(outcome)
-            on_done(outcome)
-
-    collect(
-        Outcome(found.name, found.server, found.revision, silent[found.server])
-        for found in tenants
-        if found.server in silent
-    )
-    collect(_migrate_each(admin, [found.name for found in tenants if found.server not in silent], revision, at_once))
+    for outcome in _migrate_each(admin, tenants, revision, at_once):
+        outcomes.append(outcome)
+        on_done(outcome)
     return sorted(outcomes, key=lambda outcome: outcome.name)
 
 
@@ -108,7 +98,7 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str) -> Outcome:
     try:
         with admin.lock(name) as registry:
             found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
-            server = found.server
+            server, at = found.server, found.revision
             at = _version(admin, server, name)
             if at == revision:
                 if found.revision != revision:
@@ -119,7 +109,7 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str) -> Outcome:
                 admin.migrate(server, name, revision)
             finally:
                 at = None
-                # Of several revisions some may have been run.
+                # The last of several revisions may have failed.
                 at = _version(admin, server, name)
                 change(registry, name, revision=at)
             return Outcome(name, server, at, moved=True)
@@ -153,7 +143,12 @@ def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
     return silent
 
 
-def _migrate_each(admin: TenantAdmin, names: Sequence[str], revision: str, at_once: int) -> Iterator[Outcome]:
+def _migrate_each(admin: TenantAdmin, tenants: Sequence[Placement], revision: str, at_once: int) -> Iterator[Outcome]:
+    silent = _silent(admin, {found.server for found in tenants})
+    for found in tenants:
+        if found.server in silent:
+            yield Outcome(found.name, found.server, found.revision, silent[found.server])
+    names = [found.name for found in tenants if found.server not in silent]
     workers = min(at_once, len(names))
     if workers <= 1:
         yield from (migrate_one(admin, name, revision) for name in names)

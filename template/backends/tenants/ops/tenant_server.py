@@ -1,4 +1,4 @@
-"""What a server has of one tenant: a role and a database, their sessions, and what lets another server copy them.
+"""A tenant on one server: its role and database, their sessions, and the means to copy them to another server.
 
 All functions take a connection to the server, in autocommit, for a role that may create roles and databases.
 """
@@ -15,12 +15,13 @@ from sqlalchemy.exc import DBAPIError
 
 from ..db.retry import sqlstate_of
 from ..db.tenants.placement import database_of
+from .base import OperationError
 
 SESSION_TIMEOUT = 10.0
 """Seconds within which terminated sessions, and replication slots in use, have to end."""
 
 
-class TenantError(Exception):
+class TenantError(OperationError):
     """The command is not possible for this tenant; the message has the reason, and what changed if anything did."""
 
 

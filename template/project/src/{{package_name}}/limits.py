@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from sqlalchemy import Pool, QueuePool
+from sqlalchemy import Pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class PoolLimits:
     """Processes with such a pool; the server needs room for all of them."""
     log_sql: bool = False
     """Log each statement with its node and duration; never its parameters."""
-    poolclass: Annotated[type[Pool], Field(exclude=True)] = QueuePool
-    """`NullPool` behind an external pooler; `StaticPool` for a single connection that everything shares."""
+    poolclass: Annotated[type[Pool] | None, Field(exclude=True)] = None
+    """`NullPool` behind an external pooler, `StaticPool` for one connection that everything shares; None: a queue."""
 
     @property
     def max_connections(self) -> int:
@@ -50,13 +50,10 @@ class Timeouts:
 class Retry:
     """One failed attempt that is followed by another, for `RetryPolicy.on_retry`."""
 
-    attempt: int
-    """Number of the failed attempt, from 1."""
-    node: str | None
-    """Node of the failed attempt; None if no node answered."""
+    attempt: int  # number of the failed attempt, from 1
+    node: str | None  # of the failed attempt; None if no node answered
     failure: Exception
-    delay: float
-    """Seconds until the next attempt."""
+    delay: float  # seconds until the next attempt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,14 @@
 """The databases of all tenants for asyncio: the code of `Tenants`, run as that of `AsyncDatabase` is.
 
-    db = AsyncTenants.from_settings(Settings())
-
     await db.using(tenant="acme").run(open_account, owner="Ada")   # as `AsyncDatabase.run`, in the database of acme
-    async with db.session(tenant="acme") as session: ...             # one transaction, not retried
-    with use_tenant("acme"):                                         # around a web request:
-        await db.run(open_account, owner="Ada")                      # in the database of the current tenant
-    async with db.query(select(Account)) as rows: ...                # all tenants, streamed
+    async with db.query(select(Account)) as rows:                  # all tenants, streamed
+        async for tenant, row in rows: ...
 
 All of it belongs to one event loop.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
@@ -23,7 +19,7 @@ from sqlalchemy.util.queue import AsyncAdaptedQueue
 from ..aio import AsyncDatabase, AsyncPinnedSession
 from ..backend import RouteOptions
 from .core import TenantsCore
-from .workers import Workers
+from .workers import Answers, Workers
 
 T = TypeVar("T")
 
@@ -34,13 +30,10 @@ class TaskWorkers(Workers):
     is_asyncio = True
     queue = AsyncAdaptedQueue
 
-    def start(self, work: Callable[[], None]) -> asyncio.Task[None]:
-        """Start a task."""
-        return asyncio.create_task(greenlet_spawn(work))
-
-    def join(self, worker: asyncio.Task[None]) -> None:
-        """Wait until a task ends."""
-        await_only(asyncio.wait([worker]))
+    def start(self, work: Callable[[], None]) -> Callable[[], object]:
+        """Start a task, and return a function that waits until it ends."""
+        task = asyncio.create_task(greenlet_spawn(work))
+        return lambda: await_only(asyncio.wait([task]))
 
 
 class AsyncTenants(TenantsCore, AsyncDatabase):
@@ -78,30 +71,18 @@ class AsyncTenants(TenantsCore, AsyncDatabase):
                 async for tenant, number in answers: ...
 
         A block that is left early waits for the tenants that are being asked, and asks no others.
-
-        Raises:
-            SomeTenantsFailed: at the end, if a tenant failed; the answers of the others came before.
         """
         return _iterating(self._each(lambda session: await_only(work(AsyncPinnedSession(session))), tenants, at_once))
 
     def query(
         self, statement: Executable, *, tenants: Iterable[str] | None = None, at_once: int = 8
     ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, Any]]]:
-        """Iterate over the rows of a query over all tenants, as `Tenants.query`.
-
-            async with db.query(select(Account)) as rows:
-                async for tenant, row in rows: ...
-
-        Raises:
-            SomeTenantsFailed: at the end, if a tenant failed; the rows of the others, and some of its own, came before.
-        """
+        """Iterate over the rows of a query over all tenants, each with its tenant's name, as `Tenants.query`."""
         return _iterating(self._query(statement, tenants, at_once))
 
 
 @asynccontextmanager
-async def _iterating(
-    chunks: Generator[tuple[str, list[T]], None, None],
-) -> AsyncIterator[AsyncIterator[tuple[str, T]]]:
+async def _iterating(chunks: Answers[T]) -> AsyncIterator[AsyncIterator[tuple[str, T]]]:
     async def answers() -> AsyncIterator[tuple[str, T]]:
         while chunk := await greenlet_spawn(next, chunks, None):
             for answer in chunk[1]:

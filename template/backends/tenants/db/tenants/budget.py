@@ -38,7 +38,7 @@ class ServerBudget:
         self._lock = Lock()
         # Least recently used first.
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetedPool] = OrderedDict()
-        # One for each connection that may be in use. Who holds one finds an idle connection or room for a new one.
+        # One for each connection that may be in use. Its holder finds an idle connection or room for a new one.
         self._permits = workers.queue(size)
         for _ in range(size):
             self._permits.put_nowait(None)
@@ -54,11 +54,7 @@ class ServerBudget:
         return f"{type(self).__name__}({self._server}: {self.open} of {self._size} open, {len(self._idle)} idle)"
 
     def acquire(self, pool: "BudgetedPool") -> ConnectionPoolEntry:
-        """Return an idle connection of `pool`, or a new one.
-
-        Raises:
-            NoConnectionFree: all connections are in use, and none was released in time.
-        """
+        """Return an idle connection of `pool`, or a new one; raise `NoConnectionFree` if none is released in time."""
         try:
             self._permits.get(timeout=self._timeout)
         except Empty:

@@ -1,4 +1,4 @@
-"""What `Tenants` and its asyncio counterpart share.
+"""The part of `Tenants` that its asyncio counterpart shares.
 
 A move is noticed like this: before a database leaves a server, the server refuses its logins and ends its sessions. The
 registry is asked again then. So a remembered place may be old, but it does no harm: no two places ever take writes.
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from ...limits import PoolLimits, RetryPolicy, Timeouts
 from ...settings import Settings
 from ..backend import Backend, Route, RouteOptions
-from ..core import DatabaseCore, database_arguments
+from ..database import DatabaseCore, database_arguments
 from ..errors import MisuseError, NodeUnavailable
 from ..retry import first_line, sqlstate_of
 from ..session import PinnedSession
@@ -25,7 +25,7 @@ from .current import chosen
 from .open_databases import OpenDatabase, OpenDatabases, close_pools
 from .placement import Placement, quoted
 from .registry import REGISTRY_POOL, Registry, registry_url
-from .workers import Workers
+from .workers import Answers, Ask, Workers
 
 T = TypeVar("T")
 
@@ -99,14 +99,11 @@ class TenantsCore(DatabaseCore):
 
     def __repr__(self) -> str:
         tenant = f"{quoted(self._tenant)}; " if self._tenant is not None else ""
-        return f"{type(self).__name__}({tenant}{', '.join(map(repr, self._budgets.values()))}; {self._registry!r})"
+        budgets = ", ".join(map(repr, self._budgets.values()))
+        return f"{type(self).__name__}({tenant}{budgets}; {self._registry.database!r})"
 
     def of(self, tenant: str | None = None) -> Self:
-        """Return the database of one tenant, of the current one if None; nothing is looked up before it is used.
-
-        Raises:
-            MisuseError: no tenant is given, and there is no current one.
-        """
+        """Return the database of one tenant, the current one if None; its place is looked up when it is used."""
         return self.using(tenant=chosen(self._tenant if tenant is None else tenant))
 
     def using(self, *, tenant: str | None = None, **options: Unpack[RouteOptions]) -> Self:
@@ -127,14 +124,7 @@ class TenantsCore(DatabaseCore):
         raise MisuseError("a tenant has no engine to keep, because it can move: use db.session(tenant=…)", node=node)
 
     def open_session(self, route: Route) -> PinnedSession:
-        """Return a session pinned to the server that the tenant is on, as `Database.open_session`.
-
-        Raises:
-            MisuseError: no tenant is given.
-            UnknownTenant: there is no such tenant.
-            TenantSuspended: it is not served.
-            NodeUnavailable: its server, or the registry, cannot be reached.
-        """
+        """Return a session pinned to the server that the tenant is on, as `Database.open_session`."""
         name = chosen(self._tenant)
         deadline = time.monotonic() + SWITCH_TIMEOUT
         delay = FIRST_DELAY
@@ -163,7 +153,12 @@ class TenantsCore(DatabaseCore):
                         raise
                     was_refused = now.target is None
                     if time.monotonic() > deadline:
-                        raise _in_transit(now, error) from error
+                        raise NodeUnavailable(
+                            f"{name} is on its way from {now.server} to {now.target}, and neither takes its logins. "
+                            "If no move is running, `tenants move` it again or take the move back with --undo",
+                            node=now.server,
+                            failures=[error],
+                        ) from error
                     self.concurrency.sleep(delay)
                     delay = min(2 * delay, MAX_DELAY)
             finally:
@@ -198,17 +193,13 @@ class TenantsCore(DatabaseCore):
         self._open.clear()
         close_pools([self._registry.database])
 
-    def _each(
-        self, work: Callable[[PinnedSession], T], tenants: Iterable[str] | None, at_once: int
-    ) -> Generator[tuple[str, list[T]], None, None]:
+    def _each(self, work: Callable[[PinnedSession], T], tenants: Iterable[str] | None, at_once: int) -> Answers[T]:
         def ask(name: str) -> Generator[list[T], None, None]:
             yield [self.using(tenant=name)._run(work, readonly=True)]
 
         return self._fan_out(ask, tenants, at_once)
 
-    def _query(
-        self, statement: Executable, tenants: Iterable[str] | None, at_once: int
-    ) -> Generator[tuple[str, list[Any]], None, None]:
+    def _query(self, statement: Executable, tenants: Iterable[str] | None, at_once: int) -> Answers[Any]:
         def ask(name: str) -> Generator[list[Any], None, None]:
             route = replace(self.route, readonly=True, isolation_level="REPEATABLE READ")
             session = self.using(tenant=name).open_session(route)
@@ -220,24 +211,13 @@ class TenantsCore(DatabaseCore):
 
         return self._fan_out(ask, tenants, at_once)
 
-    def _fan_out(
-        self, ask: Callable[[str], Generator[list[T], None, None]], tenants: Iterable[str] | None, at_once: int
-    ) -> Generator[tuple[str, list[T]], None, None]:
+    def _fan_out(self, ask: Ask[T], tenants: Iterable[str] | None, at_once: int) -> Answers[T]:
         if at_once < 1:
             raise MisuseError(f"at least one tenant is asked at a time, not {at_once}")
         names = self._registry.active if tenants is None else lambda: list(tenants)
-        return self._workers.fan_out(names, ask, at_once=at_once)
+        return self._workers.fan_out(names, ask, at_once)
 
 
 def is_login_refused(error: DBAPIError) -> bool:
     """Return True if a server took the connection and refused the login."""
     return sqlstate_of(error) is None and Backend.login_refused.search(str(error.orig)) is not None
-
-
-def _in_transit(place: Placement, error: DBAPIError) -> NodeUnavailable:
-    return NodeUnavailable(
-        f"{place.name} is on its way from {place.server} to {place.target}, and neither takes its logins. If no move "
-        "is running, `tenants move` it again or take the move back with --undo",
-        node=place.server,
-        failures=[error],
-    )

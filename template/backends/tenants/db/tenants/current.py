@@ -25,11 +25,7 @@ def use_tenant(name: str) -> Iterator[None]:
 
 
 def chosen(tenant: str | None) -> str:
-    """Return `tenant`, or the current tenant if it is None.
-
-    Raises:
-        MisuseError: there is neither.
-    """
+    """Return `tenant`, or the current tenant if it is None; raise `MisuseError` if there is neither."""
     name = tenant if tenant is not None else current_tenant()
     if name is None:
         raise MisuseError("no tenant given: pass tenant=… or use `with use_tenant(…)`")

@@ -22,7 +22,7 @@ from ..backend import RouteOptions
 from ..database import Database
 from ..session import PinnedSession
 from .core import TenantsCore
-from .workers import Workers
+from .workers import Answers, Workers
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Tenants(TenantsCore, Database):
         return _flattened(self._query(statement, tenants, at_once))
 
 
-def _flattened(chunks: Generator[tuple[str, list[T]], None, None]) -> Generator[tuple[str, T], None, None]:
+def _flattened(chunks: Answers[T]) -> Generator[tuple[str, T], None, None]:
     with closing(chunks):
         for name, answers in chunks:
             for answer in answers:

@@ -22,12 +22,7 @@ class SomeTenantsFailed(DistributedSQLError):
     """Work over all tenants failed for some of them; the answers of the others came before this error."""
 
     def __init__(self, failures: Mapping[str, Exception], asked: int) -> None:
-        """Name the first failures.
-
-        Args:
-            failures: the error of each tenant that failed.
-            asked: number of tenants that were asked.
-        """
+        """Describe the failures of some of the tenants that were asked."""
         first = "; ".join(f"{name}: {first_line(error)}" for name, error in list(failures.items())[:3])
         more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
         super().__init__(

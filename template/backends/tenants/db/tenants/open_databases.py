@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
-from ..core import DatabaseCore
+from ..database import DatabaseCore
 from .budget import BudgetedPool
 from .placement import Placement
 
@@ -51,9 +51,7 @@ class OpenDatabases:
     def admit(self, placement: Placement, make: Callable[[Placement], DatabaseCore]) -> OpenDatabase:
         """Return the database at a place that the registry has just reported, and keep it open until `release`.
 
-        Args:
-            placement: the place; a database of an older epoch is closed.
-            make: creates the database without connecting to it.
+        A database of an older epoch is closed. `make` creates one without connecting to it.
         """
         with self._lock:
             entry = old = self.entries.get(placement.name)

@@ -26,19 +26,11 @@ class TenantState(StrEnum):
 
 
 def check_name(name: str) -> str:
-    """Return `name` if a tenant can have it.
-
-    Raises:
-        BadTenantName: no tenant can have it.
-    """
-    if not NAME.fullmatch(name):
+    """Return `name` if a tenant can have it, or raise `BadTenantName`."""
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         raise BadTenantName(
             f"{quoted(name)} is no name for a tenant: use lower-case ASCII letters, digits and single '-' or '_', "
-            "and begin with a letter"
-        )
-    if len(name) > MAX_NAME_LENGTH:
-        raise BadTenantName(
-            f"{quoted(name)} is no name for a tenant: it has {len(name)} characters, {MAX_NAME_LENGTH} at most"
+            f"{MAX_NAME_LENGTH} characters at most, and begin with a letter"
         )
     return name
 
@@ -82,12 +74,7 @@ class Placement:
         return server.set(username=name, password=self.password, database=name)
 
     def check_served(self) -> None:
-        """Raise if the tenant is not served.
-
-        Raises:
-            TenantSuspended: it is suspended, or not yet added completely.
-            UnknownTenant: it is being dropped.
-        """
+        """Raise `TenantSuspended` or `UnknownTenant` if the tenant is not served."""
         if self.state is TenantState.SUSPENDED:
             raise TenantSuspended(f"{self.name} is suspended: `tenants resume {self.name}` ends that")
         if self.state is TenantState.ADDING:

@@ -9,24 +9,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    DateTime,
-    Executable,
-    MetaData,
-    Row,
-    Table,
-    Text,
-    func,
-    schema,
-    select,
-)
+from sqlalchemy import BigInteger, DateTime, Executable, Row, Text, func, schema, select
 from sqlalchemy.engine import URL, make_url
 
 from ...limits import PoolLimits
-from ..core import DatabaseCore
+from ..database import DatabaseCore
 from ..errors import NodeUnavailable
 from ..retry import first_line
 from .errors import BadTenantName, UnknownTenant
@@ -35,25 +22,23 @@ from .placement import Placement, TenantState, check_name, quoted
 REGISTRY_POOL = PoolLimits(size=2, max_overflow=3, ping_after=0)
 """Limits of the pool for the registry; a process asks once per tenant, and its connections are idle in between."""
 
-metadata = MetaData()
-
-epochs = schema.Sequence("tenant_epoch", metadata=metadata, data_type=BigInteger)
+epochs = schema.Sequence("tenant_epoch", data_type=BigInteger)
 """Numbers of the changes that processes must follow. They never go back, so a tenant added again is another one."""
 
-tenant = Table(
+tenant = schema.Table(
     "tenant",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("server", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("password", Text, nullable=False),
-    Column("epoch", BigInteger, epochs, server_default=epochs.next_value(), nullable=False),
-    Column("revision", Text),
-    Column("target", Text),
-    Column("target_password", Text),
-    Column("left_on", Text),
-    Column("added_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
-    CheckConstraint(f"state IN ({', '.join(repr(state.value) for state in TenantState)})", name="ck_tenant_state"),
+    schema.MetaData(),
+    schema.Column("name", Text, primary_key=True),
+    schema.Column("server", Text, nullable=False),
+    schema.Column("state", Text, nullable=False),
+    schema.Column("password", Text, nullable=False),
+    schema.Column("epoch", BigInteger, epochs, server_default=epochs.next_value(), nullable=False),
+    schema.Column("revision", Text),
+    schema.Column("target", Text),
+    schema.Column("target_password", Text),
+    schema.Column("left_on", Text),
+    schema.Column("added_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
+    schema.CheckConstraint(f"state IN {tuple(map(str, TenantState))}", name="ck_tenant_state"),
 )
 """The table of the registry; `Placement` describes its columns."""
 
@@ -81,24 +66,15 @@ def registry_url(servers: Mapping[str, URL], configured: SecretStr | None = None
 
 
 class Registry:
-    """Read access to the registry, which is all that an application has."""
+    """Read access to the registry; raises `NodeUnavailable` if the registry does not answer."""
 
     def __init__(self, database: DatabaseCore) -> None:
         """Read from `database`, in whichever way it waits."""
         self.database = database
         """Database of the registry."""
-        self._route = replace(database.route, readonly=True)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.database!r})"
 
     def find(self, name: str) -> Placement:
-        """Return the placement of a tenant; a name that no tenant can have costs no connection.
-
-        Raises:
-            UnknownTenant: there is no tenant of this name.
-            NodeUnavailable: the registry does not answer.
-        """
+        """Return the placement of a tenant, or raise `UnknownTenant`; an impossible name costs no connection."""
         try:
             rows = self._ask(PLACEMENTS.where(tenant.c.name == check_name(name)))
         except BadTenantName as error:
@@ -108,18 +84,14 @@ class Registry:
         return placement_of(rows[0])
 
     def active(self) -> list[str]:
-        """Return the names of all tenants that are served, in order.
-
-        Raises:
-            NodeUnavailable: the registry does not answer.
-        """
+        """Return the names of all tenants that are served, in order."""
         active = select(tenant.c.name).where(tenant.c.state == TenantState.ACTIVE).order_by(tenant.c.name)
         return [row.name for row in self._ask(active)]
 
     def _ask(self, statement: Executable) -> Sequence[Row[Any]]:
         # Not `run`, which refuses to run inside the unit of work that needs the answer.
         try:
-            session = self.database.open_session(self._route)
+            session = self.database.open_session(replace(self.database.route, readonly=True))
         except NodeUnavailable as error:
             reason = first_line(error.failures[-1])
             raise NodeUnavailable(f"the registry cannot be reached: {reason}", failures=error.failures) from error

@@ -4,13 +4,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from threading import Event, Thread
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from sqlalchemy.util.queue import Empty, Full, Queue
 
 from .errors import SomeTenantsFailed
 
 T = TypeVar("T")
+
+Ask: TypeAlias = Callable[[str], Generator[list[T], None, None]]
+"""Function that yields a tenant's answers, in lists; a generator that is not exhausted is closed."""
+
+Answers: TypeAlias = Generator[tuple[str, list[T]], None, None]
+"""Answers of many tenants, each list with the name of its tenant."""
 
 
 class Workers:
@@ -21,30 +27,15 @@ class Workers:
     queue: ClassVar[type[Any]] = Queue
     """Constructor of a queue for the workers, given its size; SQLAlchemy's pools use the same."""
 
-    def start(self, work: Callable[[], None]) -> Any:
-        """Start a worker."""
+    def start(self, work: Callable[[], None]) -> Callable[[], object]:
+        """Start a worker, and return a function that waits until it ends."""
         thread = Thread(target=work, daemon=True)
         thread.start()
-        return thread
+        return thread.join
 
-    def join(self, worker: Any) -> None:
-        """Wait until a worker ends."""
-        worker.join()
-
-    def fan_out(
-        self, find: Callable[[], Sequence[str]], ask: Callable[[str], Generator[list[T], None, None]], *, at_once: int
-    ) -> Generator[tuple[str, list[T]], None, None]:
-        """Yield what `ask(name)` yields for each tenant, with the tenant's name, as it arrives.
-
-        Args:
-            find: returns the names of the tenants.
-            ask: yields lists of answers; a generator that is not exhausted is closed.
-            at_once: number of tenants that are asked at the same time.
-
-        Raises:
-            SomeTenantsFailed: at the end, if `ask` failed for a tenant.
-        """
-        names = find()
+    def fan_out(self, find_names: Callable[[], Sequence[str]], ask: Ask[T], at_once: int) -> Answers[T]:
+        """Ask that many tenants at the same time, and yield answers as they arrive; `SomeTenantsFailed` comes last."""
+        names = find_names()
         waiting = deque(names)
         answers = self.queue(at_once)
         stopped = Event()
@@ -90,7 +81,7 @@ class Workers:
             with suppress(Empty):
                 while True:
                     answers.get(block=False)
-            for worker in started:
-                self.join(worker)
+            for join in started:
+                join()
         if failures:
             raise SomeTenantsFailed(failures, len(names))

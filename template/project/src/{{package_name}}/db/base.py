@@ -6,7 +6,6 @@ PostgreSQL server; SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-a
 
 import logging
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -28,9 +27,11 @@ D = TypeVar("D", bound="Database")
 R = TypeVar("R", bound=Route)
 
 
-class BaseBackend(ABC, Generic[R]):
+class BaseBackend(Generic[R]):
     """Facts and hooks of a backend; one instance per `Database`."""
 
+    default_route: R
+    """Options of a unit of work that names none."""
     isolation_level: ClassVar[str] = "READ COMMITTED"
     """Isolation level of a unit of work that names none."""
     retryable: ClassVar[frozenset[str]] = frozenset({"40001", "40P01"})
@@ -44,8 +45,7 @@ class BaseBackend(ABC, Generic[R]):
     read_only: ClassVar[frozenset[str]] = frozenset({"25006"})
     """SQLSTATEs of a refused write: read_only_sql_transaction."""
     login_refused: ClassVar[re.Pattern[str]] = re.compile(
-        r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted"
-        r"|no password supplied"
+        r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
     )
     """Messages (in English) of a login that would fail again; libpq reports no SQLSTATE for a refused login."""
     commits_are_shared: ClassVar[bool] = True
@@ -62,10 +62,6 @@ class BaseBackend(ABC, Generic[R]):
         """Create the backend as the settings describe it."""
         return cls()
 
-    @abstractmethod
-    def default_route(self) -> R:
-        """Return the options of a unit of work that names none."""
-
     def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
         """Create the router of a database; see `Router`."""
         return Router(nodes, preferred_node=preferred_node, cooldown=cooldown)
@@ -81,25 +77,20 @@ class BaseBackend(ABC, Generic[R]):
         return settings if mode == "write" else settings | {"default_transaction_read_only": "on"}
 
     def configure_engine(self, engine: Engine, node: str, *, statement_timeout: float) -> None:
-        """Prepare an engine before its first connection; PostgreSQL needs nothing.
-
-        Args:
-            engine: the new engine.
-            node: name of its node, for errors.
-            statement_timeout: limit that the server keeps, in seconds; 0: none.
-        """
+        """Prepare an engine before its first connection; PostgreSQL needs nothing. `statement_timeout`: seconds, or 0."""
 
     def check_pool(self, engine: Engine, node: str, pool: PoolLimits, *, nodes: int) -> None:
-        """Warn, at the first connection, of pools that together are larger than the server allows.
-
-        `nodes` is the number of nodes with such a pool.
-        """
+        """Warn, at the first connection, of pools that together are too large; `nodes` is the number of nodes."""
 
         @event.listens_for(engine, "first_connect")
         def compare(dbapi_connection: Any, _entry: ConnectionPoolEntry) -> None:
             # The asynchronous cursor of SQLAlchemy 2.0 is not a context manager.
             with closing(dbapi_connection.cursor()) as cursor:
-                cursor.execute(_MAX_CLIENT_CONNECTIONS)
+                cursor.execute(
+                    "SELECT current_setting('max_connections')::int"
+                    " - current_setting('superuser_reserved_connections')::int"
+                    " - coalesce(current_setting('reserved_connections', true)::int, 0)"
+                )
                 room = int(cursor.fetchone()[0])
             dbapi_connection.rollback()
             if pool.max_connections > room:
@@ -112,13 +103,7 @@ class BaseBackend(ABC, Generic[R]):
         """Return the reason why an open connection cannot do this work, or None; every PostgreSQL node can."""
         return None
 
-    def committing(
-        self,
-        connection: Connection,
-        *,
-        readonly: bool,
-        in_doubt: bool,
-    ) -> AbstractContextManager[None]:
+    def committing(self, connection: Connection, *, readonly: bool, in_doubt: bool) -> AbstractContextManager[None]:
         """Return the context in which COMMIT is sent; PostgreSQL needs none. Arguments: see `PinnedSession`."""
         return nullcontext()
 
@@ -128,17 +113,5 @@ class BaseBackend(ABC, Generic[R]):
         return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"
 
     def route_load(self, db: D, load: str | None, node: str | None) -> D:
-        """Return `db` with the route of the next transaction of a bulk load; any node that takes writes will do.
-
-        Args:
-            db: the database as the caller of `bulk_load` passed it.
-            load: name of the load; None if it has none.
-            node: node of the transaction before; None at the first one.
-        """
+        """Return `db` with the route of a bulk load's next transaction; `node` had the one before. Any writer will do."""
         return db
-
-
-_MAX_CLIENT_CONNECTIONS = """
-    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-           - coalesce(current_setting('reserved_connections', true)::int, 0)
-"""

@@ -10,21 +10,146 @@
 Objects returned from a unit of work are detached: loaded attributes stay readable, nothing more is fetched.
 """
 
+import copy
 import functools
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
-from .backend import RouteOptions
-from .core import DatabaseCore
-from .retry import translate_error
+from ..limits import PoolLimits, RetryPolicy, Timeouts
+from ..settings import Settings
+from .backend import Backend, Route, RouteOptions
+from .engines import Engines
+from .errors import NodeUnavailable, WrongNode
+from .retry import Attempts, Counters, Threads, Verdict, classify, first_line, raise_translated, run_with_retries
 from .session import PinnedSession
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class DatabaseCore:
+    """Base of `Database`: whatever is the same for threads and for asyncio."""
+
+    concurrency: ClassVar[Threads] = Threads()
+
+    def __init__(
+        self,
+        nodes: Mapping[str, URL],
+        *,
+        backend: Backend | None = None,
+        preferred_node: str | None = None,
+        pool: PoolLimits | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        cooldown: float = 2.0,
+        application_name: str = "",
+        transaction_pooler: bool = False,
+        password: Callable[[str], str] | None = None,
+        execution_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare a database; nothing connects before it is used.
+
+        Args:
+            nodes: URL of each node by name, the preferred order first.
+            backend: options of the backend; None: its defaults.
+            preferred_node: node to try first, usually the nearest one.
+            pool: limits of the pool of each node.
+            timeouts: time limits of each connection.
+            retry: policy for work that names none.
+            cooldown: seconds for which a node that refused a connection is tried last.
+            application_name: name shown by the server's views.
+            transaction_pooler: the URLs lead to a pooler in transaction mode, such as PgBouncer.
+            password: callback that returns the password for a node, called for each new connection.
+            execution_options: SQLAlchemy's execution options of every connection.
+        """
+        self.nodes = tuple(nodes)
+        self.backend = backend or Backend()
+        self.route: Route = self.backend.default_route  # options in force; `using` changes them
+        self.retry = retry or RetryPolicy()
+        self.counters = Counters()
+        self._router = self.backend.router(self.nodes, preferred_node=preferred_node, cooldown=cooldown)
+        self._engines = Engines(
+            urls=dict(nodes),
+            backend=self.backend,
+            pool=pool or PoolLimits(),
+            timeouts=timeouts or Timeouts(),
+            application_name=application_name,
+            transaction_pooler=transaction_pooler,
+            password=password,
+            create_engine=self.concurrency.create_engine,
+        )
+        self._execution_options = dict(execution_options or {})
+        self._retry_lock = self.concurrency.make_lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, password: Callable[[str], str] | None = None) -> Self:
+        """Create a database as the settings describe it; `password`: as above, where passwords are short-lived."""
+        return cls(**database_arguments(settings), password=password)
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(f"{name}={url!r}" for name, url in self._engines.urls.items())
+        return f"{type(self).__name__}({nodes})"
+
+    def using(self, **options: Unpack[RouteOptions]) -> Self:
+        """Return this database with other options (`RouteOptions`); it shares engines, pools, routing and counters."""
+        database = copy.copy(self)
+        database.route = replace(self.route, **options)
+        return database
+
+    def open_session(self, route: Route) -> PinnedSession:
+        """Connect to the best node that answers and return a session pinned to it.
+
+        The caller calls `finish()` to commit and always `release()`. `session()` and `run()` do both.
+
+        Raises:
+            NodeUnavailable: no node takes the connection.
+            WrongNode: the named node cannot do this work.
+        """
+        failures: list[Exception] = []
+        for node in self._router.candidates(route):
+            try:
+                connection = self._engines.get(node, route.mode).connect()
+            except DBAPIError as error:
+                if classify(error, connecting=True) is Verdict.FATAL:
+                    raise
+                failures.append(error)
+                if self._router.mark_down(node):
+                    logger.warning("%s does not take connections: %s", node, first_line(error))
+                continue
+            self._router.mark_up(node)
+            try:
+                refusal = self.backend.refusal(connection, node, route)
+            except BaseException:
+                connection.close()
+                raise
+            if refusal:
+                connection.close()
+                if node == route.node and isinstance(refusal, WrongNode):
+                    raise refusal
+                failures.append(refusal)
+                continue
+            isolation = {"isolation_level": route.isolation_level} if route.isolation_level else {}
+            connection = connection.execution_options(**self._execution_options | isolation)
+            return PinnedSession(connection, node=node, readonly=route.readonly, backend=self.backend)
+        reasons = "; ".join(dict.fromkeys(map(first_line, failures)))
+        message = f"no connection to {route.node or 'any node'}: {reasons}"
+        raise NodeUnavailable(message, node=route.node, failures=failures) from failures[-1]
+
+    def _run(self, work: Callable[[PinnedSession], T], *, readonly: bool) -> T:
+        route = replace(self.route, readonly=readonly)
+        policy = route.retry or self.retry
+        attempts = Attempts(policy, route, time.monotonic(), self.counters, self._router.mark_down)
+        return run_with_retries(attempts, self.open_session, work, concurrency=self.concurrency, lock=self._retry_lock)
 
 
 class Database(DatabaseCore):
@@ -37,11 +162,7 @@ class Database(DatabaseCore):
         self.dispose()
 
     def engine(self, node: str) -> Engine:
-        """Return the engine of one node, for SQLAlchemy without routing and retries.
-
-        Raises:
-            WrongNode: there is no such node.
-        """
+        """Return the engine of one node, for SQLAlchemy without routing and retries."""
         return self._engines.get(self._router.candidates(replace(self.route, node=node))[0])
 
     def dispose(self) -> None:
@@ -53,9 +174,7 @@ class Database(DatabaseCore):
     def session(self, *, readonly: bool = False, **options: Unpack[RouteOptions]) -> Iterator[PinnedSession]:
         """Open one transaction: committed when the block ends, rolled back when it raises, never retried.
 
-        Args:
-            readonly: the server refuses writes; reads may go to other nodes.
-            **options: see `RouteOptions`.
+        If `readonly`, the server refuses writes, and other nodes may take the work. Options: see `RouteOptions`.
 
         Raises:
             AmbiguousCommit: the answer to COMMIT was lost.
@@ -67,10 +186,8 @@ class Database(DatabaseCore):
             yield session
             session.finish()
         except Exception as error:
-            final = translate_error(error, node=session.node, readonly=readonly, committing=session.committing)
-            if final is error:
-                raise
-            raise final from error
+            raise_translated(error, node=session.node, readonly=readonly, committing=session.committing)
+            raise
         finally:
             session.release()
 
@@ -98,3 +215,18 @@ class Database(DatabaseCore):
             return self.run(work, *args, **kwargs)
 
         return run
+
+
+def database_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of a `Database` that the settings describe."""
+    return {
+        "nodes": settings.urls(),
+        "backend": Backend.from_settings(settings),
+        "preferred_node": settings.preferred_node,
+        "pool": settings.pool,
+        "timeouts": settings.timeout,
+        "retry": settings.retry,
+        "cooldown": settings.node_cooldown,
+        "application_name": settings.application_name,
+        "transaction_pooler": settings.transaction_pooler,
+    }

@@ -1,13 +1,5 @@
 """Errors between the application and its database.
 
-    DistributedSQLError
-    ├── NoNodes              nothing to connect to
-    ├── NodeUnavailable      no node that may do this work answers
-    ├── WrongNode            the node is a replica, or no such node exists
-    ├── RetriesExhausted     every attempt failed for a passing reason
-    ├── AmbiguousCommit      the answer to COMMIT was lost: it may have happened
-    └── MisuseError          the call itself is wrong, whatever the database does
-
 Every other error (a broken constraint, a typing mistake in SQL) reaches the caller as SQLAlchemy raised it.
 """
 
@@ -15,24 +7,12 @@ from collections.abc import Sequence
 
 
 class DistributedSQLError(Exception):
-    """Base of this module's errors."""
+    """Base of these errors."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        node: str | None = None,
-        sqlstate: str | None = None,
-        failures: Sequence[BaseException] = (),
+        self, message: str, *, node: str | None = None, sqlstate: str | None = None, failures: Sequence[Exception] = ()
     ) -> None:
-        """Create an error.
-
-        Args:
-            message: one or two sentences: what happened, why, what to do next.
-            node: name of the node concerned.
-            sqlstate: the server's SQLSTATE.
-            failures: the error of each attempt, oldest first.
-        """
+        """Create an error; `failures` has the error of each attempt, oldest first."""
         super().__init__(message)
         self.node = node
         self.sqlstate = sqlstate
@@ -61,11 +41,7 @@ class RetriesExhausted(DistributedSQLError):
 
 
 class AmbiguousCommit(DistributedSQLError):
-    """The answer to COMMIT was lost: the transaction may or may not have happened.
-
-    Running it again could repeat its effect. Look for the effect first (an idempotency key), or declare the unit of
-    work idempotent with `db.using(idempotent=True)`.
-    """
+    """The answer to COMMIT was lost, so the transaction may have happened. Look for its effect before you repeat it."""
 
 
 class MisuseError(DistributedSQLError):

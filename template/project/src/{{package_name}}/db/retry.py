@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from ..limits import Retry, RetryPolicy
 from .backend import Backend, Route
-from .concurrency import Threads
 from .errors import AmbiguousCommit, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
 
 T = TypeVar("T")
@@ -39,16 +39,13 @@ class Verdict(enum.Enum):
 
 def sqlstate_of(error: BaseException) -> str | None:
     """Return the SQLSTATE that the server sent with `error`; None if there is none."""
-    if isinstance(error, DBAPIError):
-        error = error.orig or error
-    state = getattr(error, "sqlstate", None)
+    state = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
 def first_line(error: BaseException) -> str:
     """Return the server's message without SQL, parameters and links."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return str(cause).partition("\n")[0]
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def classify(error: BaseException, *, committing: bool = False, connecting: bool = False) -> Verdict:
@@ -71,19 +68,14 @@ def classify(error: BaseException, *, committing: bool = False, connecting: bool
     return Verdict.FATAL
 
 
-def translate_error(error: Exception, *, node: str, readonly: bool, committing: bool) -> Exception:
-    """Return the error that the caller of a unit of work gets instead of `error`; often `error` itself."""
+def raise_translated(error: Exception, *, node: str | None, readonly: bool, committing: bool) -> None:
+    """Raise the error that tells the caller of a unit of work more than `error` does, if there is one."""
     state = sqlstate_of(error)
     if readonly and state in Backend.read_only:
-        return WrongNode(
-            f"{node} refused the write ({state}): this unit of work is read-only. "
-            "Write through db.run(…) or db.session()",
-            node=node,
-            sqlstate=state,
-        )
+        advice = "this unit of work is read-only. Write through db.run(…) or db.session()"
+        raise WrongNode(f"{node} refused the write ({state}): {advice}", node=node, sqlstate=state) from error
     if not readonly and classify(error, committing=committing) is Verdict.AMBIGUOUS:
-        return _ambiguous(node, [error])
-    return error
+        raise _ambiguous(node, [error]) from error
 
 
 class Counters:
@@ -109,39 +101,25 @@ class Attempts:
     """Attempts at one unit of work: the route of the next one, its pause, and the error that ends them."""
 
     policy: RetryPolicy
-    route: Route
-    """Route of the next attempt."""
-    started: float
-    """Time of the first attempt on the monotonic clock, in seconds."""
+    route: Route  # of the next attempt
+    started: float  # time of the first attempt on the monotonic clock, in seconds
     counters: Counters = field(default_factory=Counters)
-    mark_down: Callable[[str], object] = lambda node: None
-    """Callback for a node that refused a write because it is read-only."""
+    mark_down: Callable[[str], object] = lambda node: None  # called with a node that refused a write as read-only
     failures: list[Exception] = field(default_factory=list)
-    in_doubt: bool = False
-    """True once a COMMIT was not answered."""
-    lock_timeout: float = 0.0
-    """Seconds for which the next attempt waits for the retry lock, after the pause."""
+    in_doubt: bool = False  # a COMMIT was not answered
+    lock_timeout: float = 0.0  # seconds for which the next attempt waits for the retry lock, after the pause
 
     def after(self, failure: Exception, *, node: str | None, committing: bool, now: float) -> float:
-        """Return the pause in seconds before the next attempt.
+        """Return the pause in seconds before the next attempt, or raise the error that ends the attempts.
 
         The first retry follows at once, because most races are lost only once; later ones wait a random part of a
         growing interval ("full jitter"), so that the losers of one race do not meet again.
-
-        Args:
-            failure: the error that ended the attempt.
-            node: node of the attempt; None if no node answered.
-            committing: COMMIT had been sent.
-            now: current time, on the clock of `started`.
-
-        Raises:
-            Exception: the error for the caller, because there is no next attempt.
         """
         self.failures.append(failure)
         verdict = classify(failure, committing=committing)
         refused = sqlstate_of(failure) in Backend.read_only
         if verdict is Verdict.FATAL or (self.route.readonly and refused):
-            self._raise_final(failure, node)
+            self._fail(failure, node, verdict)
         if refused and node:
             self.mark_down(node)
         self.counters.add(f"sqlstate_{sqlstate_of(failure)}")
@@ -152,49 +130,29 @@ class Attempts:
             self.in_doubt = True
             if not Backend.commits_are_shared:
                 self.route = replace(self.route, node=node)
-        delay = self._delay()
-        if delay is None or now + delay >= self.started + self.policy.deadline:
+        retries = len(self.failures) - 1
+        longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** min(retries, 60))  # 2**1024 is no float
+        delay = random.uniform(0, longest) if retries else 0.0  # noqa: S311
+        if len(self.failures) >= self.policy.attempts or now + delay >= self.started + self.policy.deadline:
             self.counters.add("given_up")
-            self._give_up(failure, node)
+            self._fail(failure, node, verdict)
         self.lock_timeout = self.policy.lock_timeout if verdict is Verdict.RETRY else 0.0
         self.counters.add("retries")
         if self.policy.on_retry is not None:
             self.policy.on_retry(Retry(len(self.failures), node, failure, delay))
         return delay
 
-    def unsettled(self, failure: Exception) -> AmbiguousCommit:
-        """Return the error for work that `failure` keeps from running again while an earlier COMMIT is in doubt."""
-        self.failures.append(failure)
-        return _ambiguous(self.route.node, self.failures)
-
-    def _delay(self) -> float | None:
-        count = len(self.failures)
-        if count >= self.policy.attempts:
-            return None
-        if count == 1:
-            return 0.0
-        ceiling = min(self.policy.max_delay, self.policy.base_delay * 2 ** (count - 1))
-        return random.uniform(0, ceiling)  # noqa: S311
-
-    def _raise_final(self, failure: Exception, node: str | None) -> NoReturn:
-        if self.in_doubt and isinstance(failure, DBAPIError):
-            raise _ambiguous(node, self.failures) from failure
-        final = translate_error(failure, node=node or "", readonly=self.route.readonly, committing=False)
-        if final is failure:
-            raise failure
-        raise final from failure
-
-    def _give_up(self, failure: Exception, node: str | None) -> NoReturn:
+    def _fail(self, failure: Exception, node: str | None, verdict: Verdict) -> NoReturn:
         if self.in_doubt:
             raise _ambiguous(node, self.failures) from failure
+        raise_translated(failure, node=node, readonly=self.route.readonly, committing=False)
+        if verdict is Verdict.FATAL:
+            raise failure
         if isinstance(failure, NodeUnavailable):
             raise NodeUnavailable(str(failure), node=node, failures=self.failures) from failure
-        raise RetriesExhausted(
-            f"{node}: given up after {len(self.failures)} attempts; the last one: {first_line(failure)}",
-            node=node,
-            sqlstate=sqlstate_of(failure),
-            failures=self.failures,
-        ) from failure
+        message = f"{node}: given up after {len(self.failures)} attempts; the last one: {first_line(failure)}"
+        state = sqlstate_of(failure)
+        raise RetriesExhausted(message, node=node, sqlstate=state, failures=self.failures) from failure
 
 
 def _ambiguous(node: str | None, failures: Sequence[Exception]) -> AmbiguousCommit:
@@ -222,11 +180,7 @@ class Unit(Protocol):
 
 
 def refuse_nesting() -> None:
-    """Raise if the function of a retried unit of work runs in this context.
-
-    Raises:
-        MisuseError: one does.
-    """
+    """Raise `MisuseError` if the function of a retried unit of work runs in this context."""
     if inside_unit.get():
         raise MisuseError(
             "a unit of work is already running here: pass its session on instead of starting another inside it, "
@@ -234,20 +188,28 @@ def refuse_nesting() -> None:
         )
 
 
+class Threads:
+    """The few operations in which a database for threads and one for asyncio differ; these block the thread."""
+
+    create_engine: Callable[..., Engine] = staticmethod(create_engine)
+    sleep: Callable[[float], None] = staticmethod(time.sleep)
+    make_lock: Callable[[], Any] = Lock
+
+    def acquire(self, lock: Any, timeout: float) -> bool:
+        """Acquire a lock of `make_lock` within `timeout` seconds; return False if that was not possible."""
+        return bool(lock.acquire(timeout=timeout))
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function that must not be interrupted halfway."""
+        function()
+
+
 def run_with_retries(
-    attempts: Attempts,
-    begin: Callable[[Route], U],
-    work: Callable[[U], T],
-    *,
-    concurrency: Threads,
-    lock: Any,
+    attempts: Attempts, begin: Callable[[Route], U], work: Callable[[U], T], *, concurrency: Threads, lock: Any
 ) -> T:
     """Run `work` on a unit from `begin`, again and again until one commits or `attempts` raises.
 
     The losers of a race hold `lock`, the retry lock of the database, so that they retry one at a time.
-
-    Raises:
-        MisuseError: another unit of work runs in this context.
     """
     refuse_nesting()
     while True:
@@ -258,15 +220,13 @@ def run_with_retries(
             unit.in_doubt = attempts.in_doubt
             return _run_once(unit, work, concurrency)
         except (DBAPIError, NodeUnavailable) as error:
-            delay = attempts.after(
-                error,
-                node=unit.node if unit else attempts.route.node,
-                committing=unit is not None and unit.committing,
-                now=time.monotonic(),
-            )
+            node = unit.node if unit else attempts.route.node
+            committing = unit is not None and unit.committing
+            delay = attempts.after(error, node=node, committing=committing, now=time.monotonic())
         except Exception as error:
             if unit is None and attempts.in_doubt:
-                raise attempts.unsettled(error) from error
+                # The work cannot run again and settle the COMMIT that was not answered.
+                raise _ambiguous(attempts.route.node, [*attempts.failures, error]) from error
             raise
         finally:
             if locked:

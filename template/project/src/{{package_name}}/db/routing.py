@@ -6,7 +6,7 @@ the cool-down the preferred node is first again. A unit of work never changes it
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from hashlib import blake2b
 from typing import TypedDict
 
@@ -44,46 +44,34 @@ class Route:
         return "read" if self.readonly else "write"
 
 
+@dataclass
 class Router:
     """Order the nodes for a unit of work, the one to try first in front."""
 
-    def __init__(
-        self,
-        nodes: Sequence[str],
-        *,
-        preferred_node: str | None = None,
-        cooldown: float = 2.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Start with every node up, in the order of preference; `cooldown` is in seconds of `clock`."""
-        self._nodes = tuple(nodes)
-        self._preferred_node = preferred_node
-        self._cooldown = cooldown
-        self._clock = clock
-        self._down_until: dict[str, float] = {}
+    nodes: Sequence[str]  # in the order of preference
+    _: KW_ONLY
+    preferred_node: str | None = None
+    cooldown: float = 2.0  # in seconds of `clock`
+    clock: Callable[[], float] = time.monotonic
+    _down_until: dict[str, float] = field(default_factory=dict, init=False)
 
     def candidates(self, route: Route) -> list[str]:
-        """Return the nodes that may do this work, best first.
-
-        Raises:
-            NoNodes: no node is configured.
-            WrongNode: the route names a node that does not exist.
-        """
-        if not self._nodes:
+        """Return the nodes that may do this work, best first."""
+        if not self.nodes:
             raise NoNodes("no node is configured: start a local cluster with `up`, or set the nodes' URLs")
         if route.node is not None:
-            if route.node not in self._nodes:
-                raise WrongNode(f"there is no node {route.node!r}: the nodes are {', '.join(self._nodes)}")
+            if route.node not in self.nodes:
+                raise WrongNode(f"there is no node {route.node!r}: the nodes are {', '.join(self.nodes)}")
             return [route.node]
-        now = self._clock()
+        now = self.clock()
         # Nodes that are down come last instead of being left out: all of them may be down. `sorted` is stable.
         return sorted(self._order(route), key=lambda node: self._down_until.get(node, 0.0) > now)
 
     def mark_down(self, node: str) -> bool:
         """Put `node` last for the cool-down; return True if it was up before."""
-        now = self._clock()
+        now = self.clock()
         was_up = self._down_until.get(node, 0.0) <= now
-        self._down_until[node] = now + self._cooldown
+        self._down_until[node] = now + self.cooldown
         return was_up
 
     def mark_up(self, node: str) -> None:
@@ -91,11 +79,11 @@ class Router:
         self._down_until.pop(node, None)
 
     def _order(self, route: Route) -> list[str]:
-        return sorted(self._nodes, key=self._affinity(route))
+        return sorted(self.nodes, key=self._affinity(route))
 
     def _affinity(self, route: Route) -> Callable[[str], bytes | bool]:
         if route.key is None:
-            return lambda node: node != self._preferred_node
+            return lambda node: node != self.preferred_node
         # Rendezvous hashing: a new node takes an even share of the keys and moves no others.
         key = repr(route.key)
         return lambda node: blake2b(f"{node}\0{key}".encode(), digest_size=8).digest()

@@ -11,26 +11,17 @@ from .errors import MisuseError
 
 
 class PinnedSession(Session):
-    """A `Session` pinned to one node; only the database commits it, rolls it back and closes it.
+    """A `Session` pinned to one node; only the database commits it, rolls it back and closes it."""
 
-    Objects that leave it are detached: loaded attributes stay readable, nothing more is fetched.
-    """
-
-    def __init__(
-        self, bind: Connection, *, node: str, readonly: bool, backend: BaseBackend[Any], **options: Any
-    ) -> None:
+    def __init__(self, bind: Connection, *, node: str, readonly: bool, backend: BaseBackend[Any]) -> None:
         """Pin a session to an open connection, which the session closes."""
         self.node = node
-        """Name of the node."""
         self.readonly = readonly
-        """True if the server refuses writes on this connection."""
-        self.committing = False
-        """True from the moment at which COMMIT is sent."""
-        self.in_doubt = False
-        """True if an earlier attempt at this work sent a COMMIT that was not answered."""
+        self.committing = False  # True from the moment at which COMMIT is sent
+        self.in_doubt = False  # True if an earlier attempt at this work sent a COMMIT that was not answered
         self._backend = backend
         self._pinned = bind
-        super().__init__(bind, expire_on_commit=False, **options)
+        super().__init__(bind, expire_on_commit=False)
 
     @property
     def bind(self) -> Connection:
@@ -48,11 +39,7 @@ class PinnedSession(Session):
             )
 
     def get_bind(self, mapper: Any = None, *, bind: Any = None, **_: Any) -> Connection:
-        """Return the connection of this session, whatever the statement is.
-
-        Raises:
-            MisuseError: another bind was asked for.
-        """
+        """Return the connection of this session, whatever the statement is; refuse another bind."""
         if bind is not None and bind is not self._pinned:
             raise MisuseError(
                 f"this unit of work is on {self.node}, and one transaction cannot span two databases: "
@@ -79,11 +66,7 @@ class PinnedSession(Session):
         return MisuseError(f"a unit of work {rule}", node=self.node)
 
     def finish(self) -> None:
-        """Flush, then send COMMIT. Called by the database that began the session.
-
-        Raises:
-            MisuseError: a statement failed earlier, so COMMIT would discard the changes.
-        """
+        """Flush, then send COMMIT. Called by the database that began the session."""
         self.flush()
         if self._backend.is_aborted(self._pinned):
             # PostgreSQL answers COMMIT in an aborted transaction with a rollback and no error.
@@ -97,10 +80,7 @@ class PinnedSession(Session):
             super().commit()
 
     def release(self) -> None:
-        """Roll back what was not committed and return the connection; a broken connection is discarded.
-
-        Called by the database that began the session.
-        """
+        """Roll back what was not committed and return the connection, or discard a broken one; called as `finish`."""
         try:
             self.close()
         except DBAPIError:

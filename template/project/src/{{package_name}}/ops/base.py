@@ -17,17 +17,33 @@ from typer import Typer
 if TYPE_CHECKING:
     from alembic.script import Script
 
-    from .migrate import Step
-
 Changes: TypeAlias = Literal["schema", "data"]
 """Subject of a revision, `changes` in its file; never both."""
 
-LOCK = 20_011
-"""Key of the advisory lock that keeps two migrations from running at once. Arbitrary."""
+DDL_TIMEOUT = 30.0
+"""Seconds a schema change may take to reach every node."""
 
 
-class TopologyError(Exception):
+class OperationError(Exception):
+    """The operation cannot be done; commands print the message and exit with status 2."""
+
+
+class MigrationError(OperationError):
+    """A migration could not be run, or the nodes do not agree; the message names the place and the cause."""
+
+
+class TopologyError(OperationError):
     """The cluster is not in the state it should be in; the message names the nodes and the cause."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One revision on one node, about to run, or to be undone."""
+
+    revision: str
+    title: str
+    node: str
+    back: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,10 @@ class BaseTopology:
     """Schemas that belong to the software of the cluster, not to the application."""
     nodes_without_models: ClassVar[frozenset[str]] = frozenset()
     """Nodes whose database does not hold the tables of models.py."""
-    ddl_timeout: ClassVar[float] = 30.0
-    """Seconds a schema change may take to reach every node."""
     unlogged_tables: ClassVar[str] = "a crash of its server empties it"
     """Reason why a migration must not make a table UNLOGGED."""
     refused: ClassVar[Sequence[tuple[str, str]]] = ()
-    """Statements that no revision may contain: a pattern for the form that `without_literals` returns, and the reason."""
+    """Statements that no revision may contain: a pattern for the result of `without_literals`, and the reason."""
     refused_in: ClassVar[Mapping[Changes, Sequence[tuple[str, str]]]] = {}
     """Statements that a revision with this subject must not contain."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
@@ -112,20 +126,22 @@ class BaseTopology:
         return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
 
     def refusal(self, statement: str, changes: Changes) -> str | None:
-        """Return why a revision must not contain `statement`, as `without_literals` returns it; None if it may."""
-        of_kind = () if " ALEMBIC_VERSION" in statement else self.refused_in.get(changes, ())
-        return next((reason for pattern, reason in (*self.refused, *of_kind) if re.match(pattern, statement)), None)
+        """Return why a revision with this subject must not contain `statement`; None if it may."""
+        plain = without_literals(statement)
+        of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
+        return next((reason for pattern, reason in (*self.refused, *of_kind) if re.match(pattern, plain)), None)
 
     @contextmanager
     def migration_lock(self) -> Iterator[bool]:
         """Hold a lock that one migration can have; yield False if another has it. A lost connection releases it."""
         connection = self.connections[self.writers()[0]]
-        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}) is True
+        # The key is arbitrary.
+        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(20011)")) is True
         try:
             yield is_held
         finally:
             if is_held:
-                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+                connection.execute(text("SELECT pg_advisory_unlock(20011)"))
 
     # Hooks of ops/migrate.py.
 
@@ -152,7 +168,7 @@ class BaseTopology:
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: "Callable[[Step], None]"
+        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None]
     ) -> dict[str, str]:
         """Migrate the databases that do not hold the models' tables; return the revision of each by its name."""
         return {}
@@ -161,6 +177,17 @@ class BaseTopology:
     def register_commands(app: Typer) -> None:
         """Add the commands that only this database needs."""
 
+
+def without_literals(statement: str) -> str:
+    """Return the statement in upper case with single spaces, without comments, strings and quoted names."""
+    plain = _LITERAL.sub(lambda match: " " if match["comment"] else " ? ", statement)
+    return " ".join(plain.upper().split())
+
+
+_LITERAL = re.compile(
+    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
+    re.DOTALL | re.VERBOSE,
+)
 
 _UNLOGGED = """
     SELECT n.nspname || '.' || c.relname

@@ -15,120 +15,115 @@ import typer
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..settings import PREFIX, Settings
+from . import BACKEND, PURPOSE
+from .base import MigrationError, Step
 from .cluster import ClusterError
 from .cluster.drivers import DRIVERS, open_cluster, remember
-from .console import Debug, configured_urls, errors_as_messages, out, print_status, talk
-from .names import BACKEND, PROJECT, TITLE
-from .sqltext import MigrationError
+from .console import Commands, configured_urls, out, print_status, talk
 from .topology import Topology
-
-PURPOSE = f"Operate the cluster of {PROJECT} ({TITLE}): start it, migrate it, verify it."
-
-app = typer.Typer(help=PURPOSE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Kind = Annotated[str | None, typer.Option("--cluster", help=f"Kind of the local cluster: {' or '.join(DRIVERS)}.")]
 
+app = typer.Typer(
+    cls=Commands, help=PURPOSE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def main(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Take the options that all commands have."""
+
 
 @app.command()
-def up(cluster: Kind = None, debug: Debug = False) -> None:
+def up(cluster: Kind = None) -> None:
     """Start the local cluster; nodes that run already are left as they are."""
-    with errors_as_messages(debug):
-        chosen = open_cluster(cluster)
-        started = time.monotonic()
-        # First, because `down` and `destroy` must find a cluster that starts only in part.
-        remember(chosen)
-        with talk.status(f"starting the {chosen.driver} cluster"):
-            chosen.up()
-        print_status(chosen)
-        talk.print(f"[green]up[/] in {time.monotonic() - started:.1f} s: {chosen.announcement}", highlight=False)
-        if Settings().urls() != chosen.urls():
-            raise ClusterError(
-                f"The local cluster is up, but {PREFIX}NODES in the environment or in .env names other nodes, "
-                "and every command would go there. Remove it to use the local cluster."
-            )
+    chosen = open_cluster(cluster)
+    started = time.monotonic()
+    # First, because `down` and `destroy` must find a cluster that starts only in part.
+    remember(chosen)
+    with talk.status(f"starting the {chosen.driver} cluster"):
+        chosen.up()
+    print_status(chosen)
+    talk.print(f"[green]up[/] in {time.monotonic() - started:.1f} s: {chosen.announcement}")
+    if Settings().urls() != chosen.urls():
+        raise ClusterError(
+            f"The local cluster is up, but {PREFIX}NODES in the environment or in .env names other nodes, "
+            "and every command would go there. Remove it to use the local cluster."
+        )
 
 
 @app.command()
-def down(debug: Debug = False) -> None:
+def down() -> None:
     """Stop the local cluster and keep its data."""
-    with errors_as_messages(debug):
-        open_cluster().down()
-        talk.print("[green]down[/]; the data is kept, `destroy` deletes it")
+    open_cluster().down()
+    talk.print("[green]down[/]; the data is kept, `destroy` deletes it")
 
 
 @app.command()
-def destroy(debug: Debug = False) -> None:
+def destroy() -> None:
     """Stop the local cluster and delete its data."""
-    with errors_as_messages(debug):
-        open_cluster().destroy()
-        talk.print("[green]destroyed[/]")
+    open_cluster().destroy()
+    talk.print("[green]destroyed[/]")
 
 
 @app.command()
-def status(debug: Debug = False) -> None:
+def status() -> None:
     """Show the nodes of the local cluster."""
-    with errors_as_messages(debug):
-        chosen = open_cluster()
-        print_status(chosen)
-        talk.print(chosen.announcement, style="dim", highlight=False)
+    chosen = open_cluster()
+    print_status(chosen)
+    talk.print(chosen.announcement, style="dim")
 
 
 @app.command()
-def stop(node: str, kill: bool = False, debug: Debug = False) -> None:
+def stop(node: str, kill: bool = False) -> None:
     """Stop one node of the local cluster; with --kill as a power cut would."""
-    with errors_as_messages(debug):
-        chosen = open_cluster()
-        chosen.stop_node(node, kill=kill)
-        print_status(chosen)
+    chosen = open_cluster()
+    chosen.stop_node(node, kill=kill)
+    print_status(chosen)
 
 
 @app.command()
-def start(node: str, debug: Debug = False) -> None:
+def start(node: str) -> None:
     """Start one node of the local cluster again."""
-    with errors_as_messages(debug):
-        chosen = open_cluster()
-        chosen.start_node(node)
-        print_status(chosen)
+    chosen = open_cluster()
+    chosen.start_node(node)
+    print_status(chosen)
 
 
 @app.command(help=Topology.migrate_help)
-def migrate(
-    to: Annotated[str, typer.Argument(help="A revision; `base` is before the first one.")] = "head",
-    debug: Debug = False,
-) -> None:
+def migrate(to: Annotated[str, typer.Argument(help="A revision; `base` is before the first one.")] = "head") -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
     from . import migrate as runner
 
-    def show(step: runner.Step) -> None:
-        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {step.title}", highlight=False)
+    def show(step: Step) -> None:
+        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {step.title}")
 
-    with errors_as_messages(debug, MigrationError):
-        urls, admin_urls = configured_urls()
-        owner = next(iter(urls.values())).username or ""
-        revision = runner.migrate(admin_urls, owner=owner, target=to, on_step=show)
-        others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show)
-        nodes = [node for node in urls if node not in Topology.nodes_without_models]
-        where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
-        reached = ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items())
-        talk.print(f"[green]migrated[/]: {reached}", highlight=False)
+    urls, admin_urls = configured_urls()
+    owner = next(iter(urls.values())).username or ""
+    revision = runner.migrate(admin_urls, owner=owner, target=to, on_step=show)
+    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show)
+    nodes = [node for node in urls if node not in Topology.nodes_without_models]
+    where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
+    talk.print("[green]migrated[/]: " + ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items()))
 
 
 @app.command()
 def revision(
     message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")],
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
     from alembic import command
     from alembic.util import CommandError
 
-    from . import migrate as runner
+    from .migrate import load_config
 
-    with errors_as_messages(debug, MigrationError, CommandError):
-        configured_urls()
-        command.revision(runner.load_config(), message=message, autogenerate=not empty)
+    configured_urls()
+    try:
+        command.revision(load_config(), message=message, autogenerate=not empty)
+    except CommandError as error:
+        raise MigrationError(str(error)) from error
 
 
 @app.command()
@@ -138,7 +133,6 @@ def load(
     name: Annotated[str | None, typer.Option("--load", help="Name of the load; use it again to resume.")] = None,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows per transaction.")] = Backend.chunk_rows,
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Load a file into a table, one transaction per chunk of rows."""
     from rich import progress as bars
@@ -146,82 +140,78 @@ def load(
     from ..models import Base
     from .file_reader import FileReader, InputError
 
-    with errors_as_messages(debug, InputError):
-        configured_urls()
-        models = {mapper.local_table: mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
-        chosen = Base.metadata.tables.get(table)
-        if chosen not in models:
-            raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
-        rows = FileReader(file, {column.name: column for column in chosen.columns}, window=chunk_rows)
-        columns = (bars.BarColumn(), bars.TaskProgressColumn(), bars.TextColumn("{task.description}"))
-        with (
-            Database.from_settings(Settings()) as db,
-            bars.Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar,
-            closing(iter(rows)) as read,
-        ):
-            task = bar.add_task("", total=rows.size)
+    configured_urls()
+    models = {str(mapper.local_table): mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
+    if table not in models:
+        raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
+    columns = {column.name: column for column in Base.metadata.tables[table].columns}
+    rows = FileReader(file, columns, window=chunk_rows)
+    shown = (bars.BarColumn(), bars.TaskProgressColumn(), bars.TextColumn("{task.description}"))
+    with (
+        Database.from_settings(Settings()) as db,
+        bars.Progress(*shown, console=talk, disable=not talk.is_terminal, transient=True) as bar,
+        closing(iter(rows)) as read,
+    ):
+        task = bar.add_task("", total=rows.size)
 
-            def show(done: Progress) -> None:
-                text = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
-                bar.update(task, completed=rows.position, description=text)
+        def show(done: Progress) -> None:
+            text = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
+            bar.update(task, completed=rows.position, description=text)
 
-            try:
-                done = bulk_load(
-                    db.using(node=node), models[chosen], read, load=name, chunk_rows=chunk_rows, on_progress=show
-                )
-            except BadRow as error:
-                more = len(error.rows) - 1
-                where = f"here or in one of the next {more} rows: " if more else ""
-                raise rows.error(rows.line_of(error.rows[0]), f"{where}{error.reason}") from error
-        skipped = f"; {done.skipped} were there already" if done.skipped else ""
-        talk.print(
-            f"[green]loaded[/]: {done.rows} rows into {table} on {done.node or 'no node'} "
-            f"in {done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s{skipped}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        chosen = db.using(node=node)
+        try:
+            done = bulk_load(chosen, models[table], read, load=name, chunk_rows=chunk_rows, on_progress=show)
+        except BadRow as error:
+            more = len(error.rows) - 1
+            where = f"here or in one of the next {more} rows: " if more else ""
+            raise rows.error(rows.line_of(error.rows[0]), f"{where}{error.reason}") from error
+    skipped = f"; {done.skipped} were there already" if done.skipped else ""
+    talk.print(
+        f"[green]loaded[/]: {done.rows} rows into {table} on {done.node or 'no node'} "
+        f"in {done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s{skipped}",
+        soft_wrap=True,
+    )
 
 
 @app.command()
 def verify(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Also write a JUnit XML file.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from . import verify as verification
     from .verify import report
 
-    with errors_as_messages(debug):
-        # Before the checks, because a report that cannot be written would be found out after minutes.
-        if junit and (junit.is_dir() or not os.access(junit if junit.exists() else junit.parent, os.W_OK)):
-            raise ClusterError(f"{junit} cannot be written. Make its folder, or name another file.")
-        urls, admin_urls = configured_urls()
-        cluster = open_cluster() if chaos else None
-        if cluster is not None and cluster.urls() != urls:
-            raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")
-        if chaos and not debug:
-            # Pools and routing log the lost node at length; the report has the outcome.
-            logging.getLogger().addHandler(logging.NullHandler())
-        with talk.status("verifying") as progress:
-            seed = secrets.randbelow(2**32) if seed is None else seed
-            result = verification.verify(
-                verification.CheckContext(urls, admin_urls, seed, cluster=cluster),
-                verification.WITH_CHAOS if chaos else verification.ALL,
-                on_start=lambda check: progress.update(check.title()),
-            )
-        if as_json:
-            print(report.as_json(result, BACKEND))
-        else:
-            report.print_table(result, out)
-        if junit is not None:
-            try:
-                junit.write_text(report.as_junit(result))
-            except OSError as error:
-                raise ClusterError(f"{junit} cannot be written: {error.strerror}.") from error
-        raise typer.Exit(0 if result.passed else 1)
+    # Before the checks, because a report that cannot be written would be found out after minutes.
+    if junit and (junit.is_dir() or not os.access(junit if junit.exists() else junit.parent, os.W_OK)):
+        raise ClusterError(f"{junit} cannot be written. Make its folder, or name another file.")
+    urls, admin_urls = configured_urls()
+    cluster = open_cluster() if chaos else None
+    if cluster is not None and cluster.urls() != urls:
+        raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")
+    if chaos and not context.find_root().params["debug"]:
+        # Pools and routing log the lost node at length; the report has the outcome.
+        logging.getLogger().addHandler(logging.NullHandler())
+    with talk.status("verifying") as progress:
+        seed = secrets.randbelow(2**32) if seed is None else seed
+        result = verification.verify(
+            verification.CheckContext(urls, admin_urls, seed, cluster=cluster),
+            verification.WITH_CHAOS if chaos else verification.ALL,
+            on_start=lambda check: progress.update(check.title()),
+        )
+    if as_json:
+        print(report.as_json(result, BACKEND))
+    else:
+        report.print_table(result, out)
+    if junit is not None:
+        try:
+            junit.write_text(report.as_junit(result))
+        except OSError as error:
+            raise ClusterError(f"{junit} cannot be written: {error.strerror}.") from error
+    raise typer.Exit(0 if result.passed else 1)
 
 
 Topology.register_commands(app)

@@ -13,34 +13,30 @@ from sqlalchemy.exc import DBAPIError
 
 from ..db import WrongNode
 from ..db.backend import Backend
+from ..db.retry import first_line
+from .base import OperationError
 
-CONNECT_TIMEOUT = 3
-"""Seconds until a node counts as unreachable."""
 
-
-class Unreachable(Exception):
+class Unreachable(OperationError):
     """A node refuses the connection; the message names the node and the cause."""
 
-    def __init__(self, node: str, error: DBAPIError | WrongNode) -> None:
-        self.node = node
-        reason = str(getattr(error, "orig", error)).partition("\n")[0].removeprefix("connection failed: ")
-        super().__init__(f"{node} cannot be reached: {reason}")
+    def __init__(self, node: str, error: Exception) -> None:
+        super().__init__(f"{node} cannot be reached: {first_line(error).removeprefix('connection failed: ')}")
 
 
 @lru_cache(maxsize=64)
-def engine_for(url: URL, *, statement_timeout: float = 10.0, lock_timeout: float = 5.0) -> Engine:
-    """Return an engine without a pool. Timeouts are in seconds; 0 means no limit.
+def engine_for(url: URL, *, statement_timeout: float = 10.0) -> Engine:
+    """Return an engine without a pool. The timeout is in seconds; 0 means no limit.
 
     It is kept, because the queries that SQLAlchemy sends on an engine's first connection double the time to connect.
     """
-    limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
     engine = create_engine(
         url,
         poolclass=NullPool,
         connect_args={
-            "connect_timeout": CONNECT_TIMEOUT,
+            "connect_timeout": 3,
             "application_name": "operations",
-            "options": " ".join(f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()),
+            "options": f"-c statement_timeout={round(statement_timeout * 1000)} -c lock_timeout=5000",
             "tcp_user_timeout": 10_000,
         },
     )

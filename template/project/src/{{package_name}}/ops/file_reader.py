@@ -14,8 +14,10 @@ from uuid import UUID
 
 from sqlalchemy import JSON, Column
 
+from .base import OperationError
 
-class InputError(Exception):
+
+class InputError(OperationError):
     """The file does not hold rows of the table; the message names the line."""
 
 
@@ -27,48 +29,34 @@ class FileReader:
     """
 
     def __init__(self, path: Path, columns: Mapping[str, Column[Any]], *, window: int) -> None:
-        """Open nothing yet.
-
-        Args:
-            path: the file; its suffix tells the format.
-            columns: columns of the table by name.
-            window: number of rows, up to the last one read, whose lines `line_of` can tell.
-
-        Raises:
-            InputError: the file does not exist, or its suffix is none of .csv, .jsonl, .ndjson.
-        """
+        """Check the suffix and the file, but open nothing yet; `line_of` covers the last `window` rows."""
         parsers = {".csv": self._csv, ".jsonl": self._jsonl, ".ndjson": self._jsonl}
         if path.suffix.lower() not in parsers:
             raise InputError(f"{path}: the name ends in {path.suffix or 'nothing'}, not in {', '.join(parsers)}")
         self._parse = parsers[path.suffix.lower()]
         self._path = path
         self._columns = columns
-        self._line = 0
-        self._count = 0
-        self._lines: deque[int] = deque(maxlen=window)
-        self.position = 0
-        """Bytes read."""
+        self._convert: dict[str, Callable[[Any], Any]] = {}
+        # Line that was read last; line in which the current row begins; number of rows.
+        self._line, self._start, self._count = 0, 1, 0
+        self._starts: deque[int] = deque(maxlen=window)
+        self.position = 0  # bytes read
         try:
-            self.size = path.stat().st_size
-            """Size of the file in bytes."""
+            self.size = path.stat().st_size  # bytes
         except OSError as error:
             raise self._unreadable(error) from error
 
     def __iter__(self) -> Generator[dict[str, Any], None, None]:
-        """Read the rows, once; the file is closed at its end, or with the generator.
-
-        Raises:
-            InputError: a line is not a row of the table.
-        """
+        """Read the rows, once; the file is closed at its end, or with the generator."""
         with closing(self._text()) as lines:
-            for line, row in self._parse(lines):
+            for row in self._parse(lines):
                 self._count += 1
-                self._lines.append(line)
-                yield row
+                self._starts.append(self._start)
+                yield {name: self._converted(name, value) for name, value in row.items()}
 
     def line_of(self, row: int) -> int:
         """Return the line of a row, both counted from 1; the row must be within the window."""
-        return self._lines[row - 1 - (self._count - len(self._lines))]
+        return self._starts[row - 1 - self._count]
 
     def error(self, line: int, problem: object) -> InputError:
         """Create the error for a problem in a line."""
@@ -90,59 +78,50 @@ class FileReader:
         except UnicodeDecodeError as error:
             raise self.error(self._line, f"not UTF-8: {error.reason}") from error
 
-    def _csv(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        reader = csv.reader(lines, strict=True)
-        columns: dict[str, _Converter] = {}
-        start = 1
-        while True:
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                raise self.error(start, error) from error
-            if fields is None:
-                return
-            if fields and not columns:
-                columns = {name: self._converter(name, start) for name in fields}
-                if len(columns) < len(fields):
-                    raise self.error(start, "a column is named twice")
-            elif fields:
-                if len(fields) != len(columns):
-                    raise self.error(start, f"{len(fields)} fields, and {len(columns)} in the header")
-                named = zip(columns.items(), fields, strict=True)
-                yield start, {name: self._converted(to.from_field, field, name, start) for (name, to), field in named}
-            # A field may hold line breaks, so a row can begin before the line that was read last.
-            start = self._line + 1
+    def _csv(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+        try:
+            for fields in csv.reader(lines, strict=True):
+                if fields and not self._convert:
+                    self._convert = {name: self._converter(name).from_field for name in fields}
+                    if len(self._convert) < len(fields):
+                        raise self.error(self._start, "a column is named twice")
+                elif fields:
+                    if len(fields) != len(self._convert):
+                        raise self.error(self._start, f"{len(fields)} fields, and {len(self._convert)} in the header")
+                    yield dict(zip(self._convert, fields, strict=True))
+                # A field may hold line breaks, so a row can begin before the line that was read last.
+                self._start = self._line + 1
+        except csv.Error as error:
+            raise self.error(self._start, error) from error
 
-    def _jsonl(self, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        columns: dict[str, _Converter] | None = None
+    def _jsonl(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         for text in lines:
-            line = self._line
+            self._start = self._line
             if not text.strip():
                 continue
             try:
                 # Decimal keeps the digits that a float would lose.
                 row = json.loads(text, parse_float=Decimal)
             except ValueError as error:
-                raise self.error(line, f"not JSON: {error}") from error
+                raise self.error(self._start, f"not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise self.error(line, "not a JSON object")
-            if columns is None:
-                columns = {name: self._converter(name, line) for name in row}
-            if row.keys() != columns.keys():
-                raise self.error(line, f"it has {', '.join(row)}; the first row has {', '.join(columns)}")
-            yield line, {name: self._converted(to.from_json, row[name], name, line) for name, to in columns.items()}
+                raise self.error(self._start, "not a JSON object")
+            self._convert = self._convert or {name: self._converter(name).from_json for name in row}
+            if row.keys() != self._convert.keys():
+                raise self.error(self._start, f"it has {', '.join(row)}; the first row has {', '.join(self._convert)}")
+            yield row
 
-    def _converter(self, name: str, line: int) -> "_Converter":
+    def _converter(self, name: str) -> "_Converter":
         if name not in self._columns:
-            raise self.error(line, f"there is no column {name!r}; there are {', '.join(self._columns)}")
+            raise self.error(self._start, f"there is no column {name!r}; there are {', '.join(self._columns)}")
         return _Converter(self._columns[name])
 
-    def _converted(self, convert: Callable[[Any], Any], value: Any, name: str, line: int) -> Any:
+    def _converted(self, name: str, value: Any) -> Any:
         try:
-            return convert(value)
+            return self._convert[name](value)
         except (ArithmeticError, ValueError, KeyError, TypeError) as error:
             shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-            raise self.error(line, f"{name}: {shown} is not {self._converter(name, line).title}") from error
+            raise self.error(self._start, f"{name}: {shown} is not {self._converter(name).title}") from error
 
 
 class _Converter:
@@ -160,7 +139,6 @@ class _Converter:
 
     @property
     def title(self) -> str:
-        """Name of the type, for errors."""
         if issubclass(self._type, Enum):
             return f"one of {', '.join(self._type.__members__)}"
         name = "JSON" if self._is_json else self._type.__name__
@@ -168,7 +146,6 @@ class _Converter:
         return f"{article} {name}{' with a time zone' if self._aware else ''}"
 
     def from_field(self, field: str) -> Any:
-        """Convert a CSV field."""
         if self._is_json:
             return json.loads(field) if field else None
         if field:
@@ -176,7 +153,6 @@ class _Converter:
         return "" if self._type is str and not self._nullable else None
 
     def from_json(self, value: Any) -> Any:
-        """Convert a JSON value, whose fractions are Decimals."""
         if value is None:
             return None
         if self._is_json or self._type is list:

@@ -3,38 +3,31 @@
 `Topology` tells where a revision runs and what it must not contain. Going back takes the same steps, newest first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from alembic import command
+from alembic import command, context
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, MetaData, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from ..db import keys
-from .base import Changes
+from ..settings import Settings
+from .base import DDL_TIMEOUT, Changes, MigrationError, Step
 from .connections import connect_all, engine_for
+from .console import PROGRAM
 from .schema import differences, read_schema
-from .sqltext import MigrationError, short, without_literals
 from .topology import Topology
-
-
-@dataclass(frozen=True)
-class Step:
-    """One revision on one node, about to run, or to be undone."""
-
-    revision: str
-    title: str
-    node: str
-    back: bool = False
 
 
 def load_config(project: Path = Path()) -> Config:
@@ -73,23 +66,20 @@ def migrate(
         Unreachable: a node cannot be reached.
     """
     config = load_config(project)
-    scripts = ScriptDirectory.from_config(config)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
     with connect_all(admin_urls, statement_timeout=60) as connections:
         topology = Topology(connections)
         with topology.migration_lock() as is_held:
             if not is_held:
                 raise MigrationError("another migration is running; wait for it to end")
-            topology.wait_for_catchup(timeout=topology.ddl_timeout)
+            topology.wait_for_catchup(timeout=DDL_TIMEOUT)
             run = _Run(config, admin_urls, topology, owner, on_step)
             try:
-                back, forward = _path(scripts, [version_of(connection) for connection in connections.values()], target)
-                for script in (*back, *forward):
-                    topology.check_revision(script, back=script in back)
-                for script in back:
-                    run.step(script, back=True)
-                for script in forward:
-                    run.step(script)
+                path = _path(config, map(version_of, connections.values()), target)
+                for script, back in path:
+                    topology.check_revision(script, back=back)
+                for script, back in path:
+                    run.step(script, back)
             except (CommandError, RevisionError) as error:
                 raise MigrationError(str(error)) from error
             except DBAPIError as error:
@@ -97,6 +87,37 @@ def migrate(
             for node in topology.writers():
                 keys.set_sequence_node(connections[node], topology.node_number(node))
             return prove_agreement(connections)
+
+
+def run_environment(*tables: MetaData) -> None:
+    """Run Alembic's command: the whole of `migrations/env.py`.
+
+    It runs on the connection of `migrate`, or else on the first configured node, where it may only compare and look.
+
+    Args:
+        tables: the tables that a new revision is to create, alter or drop in comparison with the database.
+
+    Raises:
+        CommandError: `alembic` was called to run a revision on one node of several, or to run offline.
+    """
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CommandError(f"this would migrate one node of several: run `{PROGRAM} migrate`")
+
+    if context.is_offline_mode():
+        raise CommandError("there is no offline mode: the statements for a node depend on its state")
+    options = {"target_metadata": list(tables), **Topology.autogenerate_options()}
+    connection = context.config.attributes.get("connection")
+    with ExitStack() as stack:
+        if connection is None:
+            urls = Settings().admin_urls()
+            if not urls:
+                raise CommandError(f"no node is configured: run `{PROGRAM} up` first")
+            connection = stack.enter_context(engine_for(next(iter(urls.values()))).connect())
+            options["on_version_apply"] = refuse
+        context.configure(connection=connection, **options)
+        with context.begin_transaction():
+            context.run_migrations()
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:
@@ -107,10 +128,8 @@ def prove_agreement(connections: Mapping[str, Connection]) -> str:
     """
     versions = {node: version_of(connection) for node, connection in connections.items()}
     if len(set(versions.values())) > 1:
-        raise MigrationError(
-            "the nodes are at different revisions: "
-            + ", ".join(f"{node} at {version}" for node, version in versions.items())
-        )
+        found = ", ".join(f"{node} at {version}" for node, version in versions.items())
+        raise MigrationError(f"the nodes are at different revisions: {found}")
     if disagreements := differences({node: read_schema(connection) for node, connection in connections.items()}):
         raise MigrationError("the nodes do not have the same schema: " + "; ".join(disagreements[:5]))
     return next(iter(versions.values())) or "base"
@@ -121,22 +140,21 @@ def version_of(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _path(scripts: ScriptDirectory, versions: list[str | None], target: str) -> tuple[list[Script], list[Script]]:
-    """Return the revisions to undo, newest first, and those to run, oldest first.
+def _path(config: Config, versions: Iterable[str | None], target: str) -> list[tuple[Script, bool]]:
+    """Return the revisions to undo, newest first, each with True, and then those to run, oldest first, with False.
 
     They include a revision that only some nodes have, because an earlier run was interrupted between two nodes.
     """
+    scripts = ScriptDirectory.from_config(config)
 
     def up_to(revision: str | None) -> set[str]:
         return {script.revision for script in scripts.iterate_revisions(revision or "base", "base")}
 
     wanted, found = up_to(target), [up_to(version) for version in versions]
+    surplus, lacking = set.union(*found) - wanted, wanted - set.intersection(*found)
     newest_first = list(scripts.walk_revisions())
-    surplus = {revision for has in found for revision in has - wanted}
-    lacking = {revision for has in found for revision in wanted - has}
-    back = [script for script in newest_first if script.revision in surplus]
-    forward = [script for script in reversed(newest_first) if script.revision in lacking]
-    return back, forward
+    back = [(script, True) for script in newest_first if script.revision in surplus]
+    return back + [(script, False) for script in reversed(newest_first) if script.revision in lacking]
 
 
 @dataclass
@@ -147,27 +165,28 @@ class _Run:
     owner: str
     on_step: Callable[[Step], None]
 
-    def step(self, script: Script, *, back: bool = False) -> None:
-        changes: Changes = getattr(script.module, "changes", "schema")
+    def step(self, script: Script, back: bool) -> None:
+        changes = getattr(script.module, "changes", "schema")
         due = script.revision if back else script.down_revision
         for node in self.topology.revision_nodes(changes):
             # A node may be ahead of the others: an earlier run was interrupted between them.
             if version_of(self.topology.connections[node]) == due:
-                self.on_step(Step(script.revision, script.doc, node, back=back))
-                self.topology.run_revision(partial(self._run, script, node, changes, back), node, changes)
+                self.on_step(Step(script.revision, script.doc, node, back))
+                self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
         self.topology.wait_for_ddl()
 
-    def _run(self, script: Script, node: str, changes: Changes, back: bool) -> None:
-        with engine_for(self.admin_urls[node], statement_timeout=0).connect() as connection:
+    def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
+        url = self.admin_urls[node]
+        with engine_for(url, statement_timeout=0).connect() as connection:
             self.topology.configure_revision(connection, changes)
-            if self.admin_urls[node].username != self.owner:
+            if url.username != self.owner:
                 connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
             connection.commit()
 
             @event.listens_for(connection, "before_cursor_execute")
             def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-                if reason := self.topology.refusal(without_literals(statement), changes):
-                    raise MigrationError(f"refused: {short(statement)}. Reason: {reason}")
+                if reason := self.topology.refusal(statement, changes):
+                    raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
 
             @event.listens_for(connection, "commit")
             def refuse_tables(connection: Connection) -> None:

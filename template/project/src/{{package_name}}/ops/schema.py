@@ -29,23 +29,17 @@ def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
     missing = {name: [node for node, schema in schemas.items() if name not in schema] for name in every}
     found = []
     for name, lacking in missing.items():
-        definitions = {schema[name] for schema in schemas.values() if name in schema}
-        if lacking:
-            if lacking == missing.get(f"table {_table_of(name)}"):
-                continue
-            having = [node for node in schemas if node not in lacking]
-            found.append(f"{name} is missing on {', '.join(lacking)} and exists on {', '.join(having)}")
-        elif len(definitions) > 1:
-            found.append(
-                f"{name} differs: " + "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
-            )
+        if lacking and lacking != missing.get(f"table {_table_of(name)}"):
+            having = ", ".join(node for node in schemas if node not in lacking)
+            found.append(f"{name} is missing on {', '.join(lacking)} and exists on {having}")
+        elif not lacking and len({schema[name] for schema in schemas.values()}) > 1:
+            definitions = "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
+            found.append(f"{name} differs: {definitions}")
     return found
 
 
 def _table_of(name: str) -> str:
-    """Return the table that a column, or an object on a table, belongs to; empty for anything else."""
-    kind, _, rest = name.partition(" ")
-    if kind == "column":
-        return rest.rpartition(".")[0]
-    _, on, table = rest.rpartition(" on ")
-    return table if on else ""
+    """Return the table of a column, or of an object on a table; of anything else, its own name."""
+    if name.startswith("column "):
+        return name.removeprefix("column ").rpartition(".")[0]
+    return name.rpartition(" on ")[2]

@@ -36,18 +36,10 @@ _BINARY = re.compile(
 _INSERT = re.compile("_date|_timestamp|daterange|datemultirange|tsrange|tsmultirange")
 """Types whose elements would need a guard; columns of these take an INSERT."""
 
-_SENT_AS_TEXT = ("enum", "bpchar")
-"""Types that are written as `text` in binary format."""
-
-
-def _is_int(bits: int) -> Callable[[Any], bool]:
-    bound = 1 << bits - 1
-    return lambda value: value is None or (isinstance(value, int) and -bound <= value < bound)
-
 
 _GUARDS: Mapping[str, Callable[[Any], bool]] = {
-    "int2": _is_int(16),
-    "int4": _is_int(32),
+    "int2": lambda value: value is None or (isinstance(value, int) and -(2**15) <= value < 2**15),
+    "int4": lambda value: value is None or (isinstance(value, int) and -(2**31) <= value < 2**31),
     "bool": lambda value: value is None or isinstance(value, bool),
     # An INSERT converts to the session's time zone first.
     "date": lambda value: not isinstance(value, datetime),
@@ -62,11 +54,13 @@ _TYPES = text("""
       UNION ALL
         SELECT base.attname, t.typbasetype FROM base JOIN pg_type AS t ON t.oid = base.atttypid WHERE t.typtype = 'd'
     )
-    SELECT base.attname, CASE WHEN t.typtype = 'e' THEN 'enum' ELSE CAST(t.typname AS text) END, t.oid
+    SELECT base.attname, CASE WHEN t.typtype = 'e' THEN 'enum' ELSE CAST(t.typname AS text) END,
+           CASE WHEN t.typtype = 'e' OR t.typname = 'bpchar' THEN CAST(25 AS oid) ELSE t.oid END
     FROM base JOIN pg_type AS t ON t.oid = base.atttypid
     WHERE t.typtype <> 'd'
 """)
-"""Name, type and type's OID of each column; a domain counts as the type it is made of."""
+"""Name and type of each column, and the OID of its values in binary format, where enum and bpchar are text (25).
+A domain counts as the type it is made of."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +68,7 @@ class CopyStatement:
     """COPY for the rows of one shape."""
 
     text: str
-    oids: tuple[int, ...]
-    """OIDs of the columns' types; empty in text format, where the server parses the text."""
+    oids: tuple[int, ...]  # of the columns' types; empty in text format, where the server parses the text
     processors: tuple[Callable[[Any], Any] | None, ...]
     guards: tuple[Callable[[Any], bool] | None, ...]
 
@@ -97,35 +90,23 @@ class CopyStatement:
         kinds, oids = zip(*[known[column.name] for column in shape.columns], strict=True)
         binary = Backend.binary_copy and all(map(_BINARY.fullmatch, kinds))
         names = ", ".join(sql.Identifier(column.name).as_string(None) for column in shape.columns)
-        text_oid = psycopg.adapters.types["text"].oid
         return cls(
             f"COPY {table} ({names}) FROM STDIN{' (FORMAT BINARY)' if binary else ''}",
-            tuple(text_oid if kind in _SENT_AS_TEXT else oid for kind, oid in zip(kinds, oids, strict=True) if binary),
+            oids if binary else (),
             tuple(type_.bind_processor(dialect) for type_ in types),
             tuple(map(_GUARDS.get, kinds)),
         )
 
     def send(self, connection: Connection, chunk: Chunk) -> None:
-        """Copy a chunk.
-
-        Raises:
-            BadRow: a type of SQLAlchemy refuses a value.
-            Unfit: COPY refuses or would falsify a value.
-            DBAPIError: the server refuses.
-        """
+        """Copy a chunk, or raise `Unfit`."""
         rows = self._encoded(chunk)
         driver: Any = connection.connection.driver_connection
-        with (
-            _errors_as_sqlalchemy(connection, self.text),
-            driver.cursor() as cursor,
-            cursor.copy(self.text) as copy,
-        ):
+        with self._errors_as_sqlalchemy(connection), driver.cursor() as cursor, cursor.copy(self.text) as copy:
             if self.oids:
                 copy.set_types(self.oids)
-            write = copy.write_row
             try:
                 for row in rows:
-                    write(row)
+                    copy.write_row(row)
             except Exception as error:
                 if driver.broken or getattr(error, "sqlstate", None):
                     raise
@@ -150,18 +131,16 @@ class CopyStatement:
                 raise Unfit(f"{name} has a value of another type or size")
         return zip(*columns, strict=True)
 
-
-@contextmanager
-def _errors_as_sqlalchemy(connection: Connection, statement: str) -> Iterator[None]:
-    """Raise the driver's errors as SQLAlchemy would, because the retries classify those."""
-    dialect: Any = connection.dialect
-    driver = connection.connection.driver_connection
-    try:
-        yield
-    except psycopg.Error as error:
-        is_gone = dialect.is_disconnect(error, driver, None)
-        if is_gone:
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            statement, None, error, psycopg.Error, connection_invalidated=is_gone, dialect=dialect
-        ) from error
+    @contextmanager
+    def _errors_as_sqlalchemy(self, connection: Connection) -> Iterator[None]:
+        """Raise the driver's errors as SQLAlchemy would, because the retries classify those."""
+        dialect: Any = connection.dialect
+        try:
+            yield
+        except psycopg.Error as error:
+            is_gone = dialect.is_disconnect(error, connection.connection.driver_connection, None)
+            if is_gone:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                self.text, None, error, psycopg.Error, connection_invalidated=is_gone, dialect=dialect
+            ) from error

@@ -1,7 +1,7 @@
 """The local cluster, run in one of several ways behind one interface.
 
 `embedded` runs the PostgreSQL of a Python wheel as plain processes; `compose` runs the nodes of `compose.yaml` in
-containers. Either one writes the URLs of the nodes to `.cluster/env`, where the settings read them.
+containers. Both write the URLs of the nodes to `.cluster/env`, where the settings read them.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, TypeAlias
 from sqlalchemy.engine import URL
 
 from ...settings import as_environment
+from ..base import OperationError
 
 HOME = Path(".cluster")
 """Folder with the state of the local cluster, relative to the project."""
@@ -23,7 +24,7 @@ HOME = Path(".cluster")
 NodeState: TypeAlias = Literal["up", "down"]
 
 
-class ClusterError(Exception):
+class ClusterError(OperationError):
     """A local cluster cannot be read or changed; the message says why and what to do next."""
 
 

@@ -35,7 +35,7 @@ Containers: TypeAlias = Mapping[str, Container]
 
 
 class ContainerCluster(Cluster):
-    """The nodes as containers. A subclass changes what a topology needs otherwise."""
+    """The nodes as containers. A subclass overrides the hooks that its topology needs."""
 
     driver = "compose"
     superuser: ClassVar[str] = "admin"
@@ -44,7 +44,7 @@ class ContainerCluster(Cluster):
     @property
     def announcement(self) -> str:
         """Description for the user: the image, and whether it is a local stand-in for the published one."""
-        image = self._services[NODES[0].name]["image"]
+        image = self._config["services"][NODES[0].name]["image"]
         label = self._run("image", "inspect", "--format", '{{index .Config.Labels "stand-in"}}', image)
         stand_in = ", here a local stand-in for the published image" if label.stdout.strip() == "true" else ""
         return f"{len(NODES)} containers of {image}{stand_in}"
@@ -89,15 +89,15 @@ class ContainerCluster(Cluster):
 
     def urls(self) -> dict[str, URL]:
         """Return the URL of each node for the application's role."""
-        return self._urls(self._containers(), DATABASE, self._password("app_password"))
+        return self._urls(DATABASE, self._password("app_password"), self._containers())
 
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the superuser."""
-        return self._urls(self._containers(), self.superuser, self._password("admin_password"))
+        return self._urls(self.superuser, self._password("admin_password"), self._containers())
 
     # Hooks
 
-    def _urls(self, containers: Containers, username: str, password: str | None, **query: str) -> dict[str, URL]:
+    def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
         """Return the URL of each node for one role; a subclass may add parameters."""
         ports = {node.name: self._port(node, containers) for node in NODES}
         return node_urls(ports, username, password, query)
@@ -121,11 +121,6 @@ class ContainerCluster(Cluster):
             raise ClusterError(f"There is no compose.yaml in {self.home.parent}. Run this in the project's folder.")
         config: dict[str, Any] = json.loads(self._docker("compose", "config", "--format", "json"))
         return config
-
-    @property
-    def _services(self) -> dict[str, Any]:
-        services: dict[str, Any] = self._config["services"]
-        return services
 
     @cached_property
     def _secrets(self) -> dict[str, Path]:
@@ -155,7 +150,7 @@ class ContainerCluster(Cluster):
 
     def _pull(self) -> None:
         """Pull the images that are missing, with Docker's own progress on the terminal."""
-        for image in sorted({service["image"] for service in self._services.values()}):
+        for image in sorted({service["image"] for service in self._config["services"].values()}):
             if self._run("image", "inspect", image).returncode:
                 self._docker("version")  # fails with the reason if the engine does not answer
                 pull = ["docker", "pull", image]
@@ -173,7 +168,7 @@ class ContainerCluster(Cluster):
 
     def _port(self, node: Node, containers: Containers) -> int:
         """Return a node's port on loopback: the one its container has, or the one a new container would get."""
-        published = self._services[node.name]["ports"][0]
+        published = self._config["services"][node.name]["ports"][0]
         if container := containers.get(node.name):
             key = f"{published['target']}/tcp"
             bindings = container["NetworkSettings"]["Ports"].get(key) or container["HostConfig"]["PortBindings"][key]
@@ -236,7 +231,7 @@ class ContainerCluster(Cluster):
 
     def _taken_port(self, error: str) -> str | None:
         for node in NODES:
-            port = self._services[node.name]["ports"][0]["published"]
+            port = self._config["services"][node.name]["ports"][0]["published"]
             # The words around the port differ between engines and platforms.
             if re.search(rf"127\.0\.0\.1:{port}\b.*(already|not available|forbidden)", error):
                 return (

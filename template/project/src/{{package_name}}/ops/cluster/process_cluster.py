@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -165,8 +166,8 @@ class ProcessCluster(Cluster):
 
     def _clone(self, first: Server, others: Sequence[Server]) -> None:
         """Make the other nodes from the first one, which is stopped."""
-        for server in others:
-            first.copy_to(server)
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(first.copy_to, others))
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         """Link the running nodes, given their connection strings by name; keep the links that exist."""

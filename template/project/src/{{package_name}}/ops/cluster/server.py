@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ClusterError, write_private
-from .process import STOP_TIMEOUT, Process, is_zombie
+from .process import STOP_TIMEOUT, Process, is_running, is_zombie
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Server(Process):
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Start the server without waiting for it."""
-        self._remove_pid_file_of_zombie()
+        self._wait_for_children()
         return super().spawn()
 
     def initialize(self, *, superuser: str, password: str) -> None:
@@ -103,14 +103,20 @@ class Server(Process):
         user = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []} if self.user else {}
         return {**super()._options(), "env": environment, **user}
 
-    def _remove_pid_file_of_zombie(self) -> None:
-        """Remove the pid file of a killed server whose parent never waited for it, which PostgreSQL takes for running."""
+    def _wait_for_children(self) -> None:
+        """Wait for the children of a killed server: PostgreSQL refuses to start while one is in the data directory."""
         with suppress(ValueError, IndexError, OSError):
             pid = int(self.recorded()[0])
             deadline = time.monotonic() + STOP_TIMEOUT
-            while is_zombie(pid) and time.monotonic() < deadline:
-                # As long as a child of the zombie works in the data directory, no other server may use it.
-                if all((process / "cwd").resolve() != self.data for process in Path("/proc").glob("[0-9]*")):
-                    self.pid_file.unlink()
+            while not is_running(pid) and time.monotonic() < deadline:
+                if not any(_works_in(process, self.data) for process in Path("/proc").glob("[0-9]*")):
+                    if is_zombie(pid):  # PostgreSQL takes a server that its parent never waited for as running
+                        self.pid_file.unlink()
                     return
                 time.sleep(0.02)
+
+
+def _works_in(process: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        return (process / "cwd").readlink() == folder
+    return False

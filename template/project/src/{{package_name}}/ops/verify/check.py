@@ -9,8 +9,9 @@ from enum import StrEnum
 from functools import cached_property, partial
 from inspect import getdoc
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from sqlalchemy import Select
 from sqlalchemy.engine import URL
 
 from ..cluster import Cluster
@@ -43,12 +44,11 @@ failed = partial(CheckResult, Status.FAIL)
 skipped = partial(CheckResult, Status.SKIP)
 
 
-def judge(
-    problems: Sequence[str], summary: str, evidence: Mapping[str, object], doubts: Sequence[str] = ()
-) -> CheckResult:
+def judge(problems: list[str], summary: str, evidence: Mapping[str, object], doubts: Sequence[str] = ()) -> CheckResult:
     """Return a FAIL with the problems if there are any, else a WARN with the doubts, else a PASS with the summary."""
     if problems:
-        return failed("; ".join(problems), evidence)
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        return failed("; ".join(problems[:5]) + more, {**evidence, "problems": problems})
     return warned("; ".join(doubts), evidence) if doubts else passed(summary, evidence)
 
 
@@ -76,13 +76,21 @@ class CheckContext:
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch.create(topology, self.urls, self.owner)
+            return Scratch(topology, self.urls, self.owner)
 
     @contextmanager
-    def topology(self) -> Iterator[Topology]:
-        """Connect to every node, in autocommit, as the role of `admin_urls`."""
+    def topology(self, **options: Any) -> Iterator[Topology]:
+        """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
         with connect_all(self.admin_urls) as connections:
+            for connection in connections.values():
+                connection.execution_options(**options)
             yield Topology(connections)
+
+    def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
+        """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
+        with self.topology(**self.scratch.options) as topology:
+            topology.wait_for_catchup()
+            return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
 
     def random(self, *salt: object) -> random.Random:
         """Return a source of random numbers that depends on the seed and on `salt`."""

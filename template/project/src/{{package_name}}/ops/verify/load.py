@@ -39,10 +39,9 @@ class Load:
             name = str(uuid4())
             try:
                 write(name)
+                self.acknowledged[name] = time.monotonic()
             except AmbiguousCommit:
                 self.doubtful.append(name)
             except Exception as error:
                 self.failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
-            else:
-                self.acknowledged[name] = time.monotonic()
             time.sleep(0.001)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ...db.retry import first_line, sqlstate_of
-from .check import Check, CheckContext, CheckResult, Status, failed, skipped
+from .check import Check, CheckContext, CheckResult, Status, failed, passed, skipped
 from .checks import ALL
-from .checks.cleanup import NothingIsLeftBehind
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,23 @@ class Report:
     @property
     def passed(self) -> bool:
         """True if no check failed."""
-        return not any(run.result.status is Status.FAIL for run in self.runs)
+        return all(run.result.status is not Status.FAIL for run in self.runs)
+
+
+class NothingIsLeftBehind(Check):
+    """Nothing is left behind.
+
+    Drop the schemas whose names start with `_verify_`; a later run does so when they are an hour old.
+    """
+
+    timeout = 25.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Drop the scratch schema."""
+        context.scratch.database.dispose()
+        with context.topology() as topology:
+            topology.drop_schema(context.scratch.schema)
+        return passed("the scratch schema is dropped")
 
 
 def verify(
@@ -61,17 +76,13 @@ def verify(
 
 
 def _run(check: type[Check], context: CheckContext) -> CheckRun:
-    """Run a check in a thread, and let it fail if it raises an error or takes longer than its timeout.
-
-    A server that hangs in the middle of a statement can block its client for ever, whatever timeouts the server has. So
-    the thread is abandoned; as a daemon it does not keep the process alive.
-    """
+    """Run a check in a thread, and let it fail if it raises an error or takes longer than its timeout."""
     results: list[CheckResult] = []
 
     def run() -> None:
         try:
             reason = check().skip_reason(context)
-            results.append(check().run(context) if reason is None else skipped(reason))
+            results.append(skipped(reason) if reason else check().run(context))
         except Exception as error:
             line = first_line(error) or type(error).__name__
             if sqlstate_of(error) == "42501":
@@ -79,6 +90,8 @@ def _run(check: type[Check], context: CheckContext) -> CheckRun:
             results.append(failed(line))
 
     started = time.monotonic()
+    # A server that hangs in the middle of a statement can block its client for ever, whatever timeouts the server has.
+    # So the thread may be abandoned; as a daemon it does not keep the process alive.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(check.timeout)

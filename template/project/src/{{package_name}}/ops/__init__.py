@@ -1,1 +1,0 @@
-"""The operations: what a person or a pipeline runs, as opposed to the application."""

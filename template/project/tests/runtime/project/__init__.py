@@ -1,0 +1,1 @@
+"""Project whose migrations make the tables of these tests."""
