@@ -21,13 +21,13 @@ MEGABYTE = 1 << 20
 
 
 def against_copy(ground: Ground) -> Measured:
-    """Rows per second against the fastest way into PostgreSQL, written by hand for this very table."""
+    """Compare rows per second with the fastest way into PostgreSQL, written by hand for this very table."""
     count, samples = loads(ground, "Ours")
     return compared(count, samples["ours"], samples["copy"])
 
 
 def against_add_all(ground: Ground, *, table: str) -> Measured:
-    """Rows per second against the ORM."""
+    """Compare rows per second with the ORM."""
     count, samples = loads(ground, table)
     by_hand = ratio(samples["copy"], samples["add_all"])
     found = compared(count, samples["ours"], samples["add_all"])
@@ -42,7 +42,7 @@ def compared(count: int, ours: list[float], theirs: list[float]) -> Measured:
 
 
 def memory(ground: Ground) -> Measured:
-    """Growth of a fresh process that loads rows from a generator."""
+    """Measure the growth of a fresh process that loads rows from a generator."""
     bulk_load(ground)
     project = pgedge(ground)
     tables(project)
@@ -74,7 +74,7 @@ def bulk_load(ground: Ground) -> Callable[..., Any]:
 
 @functools.cache
 def loads(ground: Ground, table: str) -> tuple[int, dict[str, list[float]]]:
-    """Rows per second of `bulk_load`, of COPY by hand, and of the ORM, into this one of the `tables`."""
+    """Measure rows per second of `bulk_load`, of COPY by hand, and of the ORM, into this one of the `tables`."""
     load = bulk_load(ground)
     project = pgedge(ground)
     found = tables(project)

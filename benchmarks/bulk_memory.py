@@ -1,4 +1,4 @@
-"""How much a process grows while it loads rows.
+"""Measure the growth of a process that loads rows.
 
 Run by `bulk.py` in a process of its own, for a peak cannot be reset.
 """

@@ -155,7 +155,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def followed(project: Project) -> Project:
     """Return a cluster with one writer and readers; skip the test elsewhere."""
-    if "rejoin" not in project.profile["commands"]:
+    if "failover.py" not in project.profile["ops_files"]:
         pytest.skip("no node replicates another here")
     return project
 

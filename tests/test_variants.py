@@ -71,7 +71,7 @@ FILES = """
     src/shop/models.py
     src/shop/ops/__init__.py
     src/shop/ops/base.py
-    src/shop/ops/catalogue.py
+    src/shop/ops/catalogue.sql
     src/shop/ops/cli.py
     src/shop/ops/cluster/__init__.py
     src/shop/ops/cluster/binaries.py
@@ -87,16 +87,13 @@ FILES = """
     src/shop/ops/console.py
     src/shop/ops/file_reader.py
     src/shop/ops/migrate.py
-    src/shop/ops/schema.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py
     src/shop/ops/verify/checks/__init__.py
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
-    src/shop/ops/verify/load.py
     src/shop/ops/verify/report.py
-    src/shop/ops/verify/run.py
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
     src/shop/settings.py
@@ -201,7 +198,6 @@ OF_BACKEND = {
         src/shop/reports.py
         src/shop/sales.py
         tests/runtime/application.py
-        tests/runtime/test_foreign.py
         tests/runtime/several/__init__.py
         tests/runtime/several/conftest.py
         tests/runtime/several/domain.py
@@ -210,6 +206,7 @@ OF_BACKEND = {
         tests/runtime/several/test_outbox.py
         tests/runtime/several/test_table_sync.py
         tests/runtime/several/test_twophase.py
+        tests/runtime/test_foreign.py
         tests/runtime/test_nodes.py
     """,
     "tenants": """

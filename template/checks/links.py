@@ -8,8 +8,7 @@ from ..check import Check, CheckContext, CheckResult, judge
 class LinksCheck(Check):
     """Every link that there should be is up. A subclass says what to do about one that is not."""
 
-    RECONNECT_TIMEOUT = 3.0
-    """Seconds within which an interrupted link reconnects; a broken one does not."""
+    RECONNECT_TIMEOUT = 3.0  # seconds within which an interrupted link reconnects; a broken one does not
 
     def run(self, context: CheckContext) -> CheckResult:
         """Sample the links until all are up, one is lost, or the time is over."""

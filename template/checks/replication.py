@@ -12,8 +12,7 @@ from sqlalchemy import select
 from ....db import RetryPolicy
 from ...cluster import Cluster
 from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
-from ..load import Load
-from ..scratch import Entry, add_entries, add_once
+from ..scratch import Entry, Load, add_entries, add_once
 
 
 class RowsReachEveryNode(Check):
@@ -25,12 +24,10 @@ class RowsReachEveryNode(Check):
     required_by = ("KeysNeverCollide", "LedgerStaysBalanced")
     timeout = 20.0
     ROWS = 20
-    LAG_TIMEOUT = 5.0
-    """Seconds within which a row has to arrive."""
+    LAG_TIMEOUT = 5.0  # seconds within which a row has to arrive
 
     def run(self, context: CheckContext) -> CheckResult:
         """Write rows on each node in turn and wait for each row on the others."""
-        database = context.scratch.database
         lags: dict[str, list[float]] = defaultdict(list)
         lost: set[str] = set()
         with context.topology(**context.scratch.options) as topology:
@@ -38,7 +35,7 @@ class RowsReachEveryNode(Check):
                 others = [node for node in topology.receivers(origin) if node != origin]
                 ends = {f"{origin}→{node}": topology.connections[node] for node in others}
                 for _ in range(self.ROWS):
-                    [key] = database.using(node=origin).run(add_entries, origin)
+                    [key] = context.scratch.database.using(node=origin).run(add_entries, origin)
                     committed = time.monotonic()
                     waiting = ends.keys() - lost
                     while waiting and time.monotonic() < committed + self.LAG_TIMEOUT:
@@ -67,10 +64,8 @@ class NodeLossCheck(Check):
 
     requires = ("EveryNodeAnswers", "RowsReachEveryNode")
     timeout = 60.0
-    DEADLINE = 10.0
-    """Seconds for which a write is retried."""
-    AFTER = 1.0
-    """Seconds of load after the loss, and after the recovery."""
+    DEADLINE = 10.0  # seconds for which a write is retried
+    AFTER = 1.0  # seconds of load after the loss, and after the recovery
 
     @contextmanager
     def loss(self, cluster: Cluster) -> Iterator[str]:
@@ -105,14 +100,9 @@ class NodeLossCheck(Check):
                 problems.append(f"{missing} of {len(names)} acknowledged writes are missing on {node}")
             if twice := sum(times[name] > 1 for name in names | doubtful):
                 problems.append(f"{twice} writes were made twice on {node}")
-        evidence = {
-            "acknowledged": len(names),
-            "ambiguous": len(doubtful),
-            "ambiguous_that_happened": len(doubtful.intersection(*found.values())),
-            "settled": settled,
-            "failed": load.failed[:5],
-            "gap_s": round(gap, 3),
-        }
-        counts = f"{len(names)} acknowledged writes, {len(doubtful)} ambiguous, {settled} settled"
-        summary = f"{event}; {counts}, none lost, none twice, gap {gap:.2f} s"
+        counts = {"acknowledged": len(names), "ambiguous": len(doubtful), "settled": settled}
+        happened = len(doubtful.intersection(*found.values()))
+        evidence = {**counts, "ambiguous_that_happened": happened, "failed": load.failed[:5], "gap_s": round(gap, 3)}
+        writes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        summary = f"{event}; {writes}, none lost, none twice, gap {gap:.2f} s"
         return judge(problems and [event, *problems], summary, evidence)

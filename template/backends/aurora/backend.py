@@ -18,6 +18,7 @@ from .errors import DistributedSQLError
 from .replicas import ReplicaRouter, remember_write
 from .routing import Route as BaseRoute
 from .routing import RouteOptions as BaseRouteOptions
+from .routing import Router
 
 IsolationLevel: TypeAlias = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 """Isolation levels that a unit of work may ask for."""
@@ -59,7 +60,7 @@ class Backend(BaseBackend[Route]):
         """Create the backend as the settings describe it."""
         return cls(read_wait=settings.read_wait, max_lag=settings.max_lag, commit_timeout=settings.commit_timeout)
 
-    def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> ReplicaRouter:
+    def router(self, nodes: Sequence[str], *, preferred_node: str | None, cooldown: float) -> Router:
         """Create a router that sends writes to the writer and reads to the readers."""
         self._router = ReplicaRouter(nodes, preferred_node=preferred_node, cooldown=cooldown, wait=self._read_wait)
         return self._router

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, text
 from typer import Typer
 
-from .base import BaseTopology, Link, TopologyError
-
-POLL_INTERVAL = 0.001
-"""Seconds between two samples of a reader's progress; replaying a small transaction takes about a quarter of that."""
+from .base import DDL_TIMEOUT, BaseTopology, Link, TopologyError
 
 
 class Topology(BaseTopology):
@@ -27,11 +24,7 @@ class Topology(BaseTopology):
         return [node for node, connection in self.connections.items() if not connection.scalar(in_recovery)]
 
     def writer(self) -> str:
-        """Return the one node that takes writes.
-
-        Raises:
-            TopologyError: there is none, or more than one.
-        """
+        """Return the one node that takes writes; raise TopologyError if there is none, or more than one."""
         found = self.writers()
         if not found:
             readers = " and ".join(self.connections)
@@ -54,10 +47,13 @@ class Topology(BaseTopology):
     def links(self) -> list[Link]:
         """Return the link of every reader to the writer, with its state."""
         writer = self.writer()
-        timeline = int(self.connections[writer].scalar(text(_TIMELINE)) or "0", 16)
-        sent = {row.application_name: row.state for row in self.connections[writer].execute(text(_SENT))}
+        # The first eight digits of a WAL file's name.
+        timeline = text("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")
+        present = int(self.connections[writer].scalar(timeline) or "0", 16)
+        rows = self.connections[writer].execute(text("SELECT application_name, state FROM pg_stat_replication"))
+        sent = {row.application_name: row.state for row in rows}
         return [
-            _link(writer, reader, connection, sent, timeline)
+            _link(writer, reader, connection, sent, present)
             for reader, connection in self.connections.items()
             if reader != writer
         ]
@@ -79,11 +75,12 @@ class Topology(BaseTopology):
                 late = [link for link in self.links() if link.receiver in waiting]
                 if now > deadline or any(link.is_lost for link in late):
                     raise TopologyError("not replayed: " + ", ".join(map(str, late)))
-            time.sleep(POLL_INTERVAL)
+            # Replaying a small transaction takes about a quarter of that.
+            time.sleep(0.001)
 
     def wait_for_ddl(self) -> None:
         """Wait until every reader has replayed the schema changes made so far."""
-        self.wait_for_catchup(timeout=self.ddl_timeout)
+        self.wait_for_catchup(timeout=DDL_TIMEOUT)
 
     @staticmethod
     def register_commands(app: Typer) -> None:
@@ -102,23 +99,19 @@ def is_aurora(connection: Connection) -> bool:
 def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, str], timeline: int) -> Link:
     """Return a reader's link, judged from both ends: one that follows another node looks well from its own end."""
     found = connection.execute(text(_RECEIVED)).one()
+    # Both ends may call a reader on an old timeline streaming, again and again for a moment.
+    is_behind = found.timeline is not None and found.timeline < timeline
     if found.paused:
-        return Link(writer, reader, "paused: its replay was stopped by hand", is_up=False, is_lost=True)
-    if found.timeline is not None and found.timeline < timeline:
-        # Both ends may call it streaming, again and again for a moment.
-        behind = f"left behind on timeline {found.timeline} of {timeline}: it is ahead of where the writer was promoted"
-        return Link(writer, reader, behind, is_up=False, is_lost=True)
-    if found.status != "streaming":
-        return Link(writer, reader, found.status or "not streaming", is_up=False)
-    # A WAL receiver introduces itself by its server's cluster_name, if that is set.
-    state = sent.get(found.name or "walreceiver", "follows another node")
-    return Link(writer, reader, state, is_up=state == "streaming")
+        state = "paused: its replay was stopped by hand"
+    elif is_behind:
+        state = f"left behind on timeline {found.timeline} of {timeline}: it is ahead of where the writer was promoted"
+    elif found.status != "streaming":
+        state = found.status or "not streaming"
+    else:
+        # A WAL receiver introduces itself by its server's cluster_name, if that is set.
+        state = sent.get(found.name or "walreceiver", "follows another node")
+    return Link(writer, reader, state, is_up=state == "streaming", is_lost=found.paused or is_behind)
 
-
-# The first eight digits of a WAL file's name.
-_TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
-
-_SENT = "SELECT application_name, state FROM pg_stat_replication"
 
 _RECEIVED = """
     SELECT current_setting('cluster_name') AS name,

@@ -1,16 +1,15 @@
 """The cluster as the operations see it: one database that every node serves whole.
 
 A schema change that was answered holds on all nodes, and a committed row is visible on all: there are no links, and
-there is nothing to wait for. A revision runs once, on any node. Each statement of a schema revision is a transaction of
-its own: the change goes on in the background while others read and write, and nothing rolls half of it back. So each
-statement has to be one that may run twice (IF NOT EXISTS), and a revision that was interrupted is run again from its
-beginning. A revision with `changes = "data"` changes rows, in one transaction, which is run again if it loses a race.
+there is nothing to wait for. A revision runs once, on any node: each statement of a schema revision in a transaction of
+its own (see revisions.py), the rows of a data revision in one, which is run again if it loses a race.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -22,14 +21,8 @@ from ..db.connection import software as reported_software
 from ..db.retry import Attempts, sqlstate_of
 from .base import BaseTopology, Changes
 
-if TYPE_CHECKING:
-    from alembic.script import Script
-
 OPERATIONS = "operations"
 """Schema of the tables that belong to no revision."""
-
-RETRY_DEADLINE = 60.0
-"""Seconds after which a revision that keeps losing races is given up."""
 
 _NOTHING_LIKE_IT = "CockroachDB has nothing like it"
 _NO_ROWS = 'is no transaction, so it must not change rows; put this into a revision of its own with changes = "data"'
@@ -80,6 +73,7 @@ class Topology(BaseTopology):
         connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
         lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
         with connection.engine.connect().execution_options(isolation_level=Backend.isolation_level) as holder:
+            is_held = False
             try:
                 if holder.scalar(lock) is None:
                     holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
@@ -87,23 +81,21 @@ class Topology(BaseTopology):
                     holder.execute(lock)
                 # A lock without a write can be lost with the node that keeps it; a write is on a majority.
                 holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
+                is_held = True
             except DBAPIError as error:
                 if sqlstate_of(error) not in ("55P03", *Backend.retryable):
                     raise
-                is_held = False
-            else:
-                is_held = True
             try:
                 yield is_held
             finally:
                 holder.rollback()
 
-    def check_revision(self, script: "Script", *, back: bool) -> None:
+    def check_revision(self, revision: ModuleType, *, back: bool) -> None:
         """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""
         # Imported here, because only migrations need Alembic.
         from .revisions import refuse_unrepeatable
 
-        refuse_unrepeatable(script, back=back)
+        refuse_unrepeatable(revision, back=back)
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Run each statement of a schema revision in a transaction of its own, and a data revision in one."""
@@ -111,7 +103,7 @@ class Topology(BaseTopology):
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run` until it loses no race: its statements may run twice, and a transaction was rolled back."""
-        attempts = Attempts(RetryPolicy(deadline=RETRY_DEADLINE), Route(node=node), time.monotonic())
+        attempts = Attempts(RetryPolicy(deadline=60), Route(node=node), time.monotonic())
         while True:
             try:
                 return run()
@@ -135,9 +127,8 @@ class Topology(BaseTopology):
 
 def software(connection: Connection) -> str:
     """Return the name and version that a server reports; a stand-in reports that it is one."""
-    return reported_software(connection.connection.driver_connection) or str(
-        connection.scalar(text("SELECT version()"))
-    )
+    reported = reported_software(connection.connection.driver_connection)
+    return reported or str(connection.scalar(text("SELECT version()")))
 
 
 def is_stand_in(connection: Connection) -> bool:

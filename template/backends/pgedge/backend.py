@@ -37,8 +37,8 @@ class Backend(BaseBackend[Route]):
     def route_load(self, db: D, load: str | None, node: str | None) -> D:
         """Keep a bulk load on the node where it began, because other nodes may not have its records yet.
 
-        A load that has not begun goes to the given node or key, else to the home node of its name, so that two calls
-        with the same name meet.
+        A load that has not begun goes to the given node or key, else to the node of its name as a key, so that two
+        calls with the same name meet.
         """
         if db.route.node is None and node is None and load is not None:
             node = _begun_on(db, load)

@@ -3,10 +3,8 @@
 Each node is asked which kind of mesh it is in: Spock, whose links replicate DDL as well as rows, or PostgreSQL's own
 logical replication, the local stand-in, which replicates rows only. A revision runs once if the nodes replicate DDL.
 Otherwise it runs on every node in turn, and its entry in Alembic's table stays local. Either way every node catches up
-before the next step, because a row that overtakes its table is dropped without an error.
-
-A revision changes the schema or, with `changes = "data"` in its file, rows: never both. Rows are changed on one node
-and replicated, after every node has the schema they need.
+before the next step, because a row that overtakes its table is dropped without an error. A revision that changes rows,
+with `changes = "data"` in its file, runs on one node, and they are replicated.
 """
 
 import time
@@ -102,9 +100,8 @@ class Topology(BaseTopology):
             raise TopologyError("not replicated: " + ", ".join(disabled))
         for connection in self.connections.values():
             if not has_spock(connection):
-                for name in connection.scalars(text("SELECT quote_ident(subname) FROM pg_subscription")).all():
-                    refresh = f"ALTER SUBSCRIPTION {name} REFRESH PUBLICATION WITH (copy_data = false)"
-                    connection.exec_driver_sql(refresh)
+                for statement in connection.scalars(text(_REFRESH_LINKS)).all():
+                    connection.exec_driver_sql(statement)
         self.wait_for_catchup(timeout=DDL_TIMEOUT)
 
     def drop_schema(self, schema: str) -> None:
@@ -148,8 +145,8 @@ class Topology(BaseTopology):
                 mark_as_local(connection)
                 # Foreign keys do not matter, because all rows go.
                 connection.execute(text("SET session_replication_role = replica"))
-                for table in connection.scalars(text(_TABLES), {"schema": schema}).all():
-                    connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - quoted by %I
+                for statement in connection.scalars(text(_DELETE_ROWS), {"schema": schema}).all():
+                    connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
                 connection.execute(text("SELECT pg_replication_origin_session_reset()"))
 
@@ -207,7 +204,7 @@ def _position(connection: Connection) -> str:
     return str(connection.scalar(text(f"SELECT {position}")))
 
 
-_TABLES = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
+_DELETE_ROWS = "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 
@@ -215,6 +212,10 @@ _NATIVE_LINKS = """
     SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
     FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_REFRESH_LINKS = """
+    SELECT format('ALTER SUBSCRIPTION %I REFRESH PUBLICATION WITH (copy_data = false)', subname) FROM pg_subscription
 """
 
 _SPOCK_HAS_APPLIED = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:position AS pg_lsn), 1)"
@@ -225,28 +226,21 @@ _NATIVE_HAS_APPLIED = """
 """
 
 _UNREPLICABLE = """
-    SELECT n.nspname, c.relname,
-           CASE c.relpersistence WHEN 'u' THEN 'it is UNLOGGED, so none of its rows are replicated'
+    SELECT relnamespace::regnamespace::text, relname,
+           CASE relpersistence WHEN 'u' THEN 'it is UNLOGGED, so none of its rows are replicated'
                 ELSE 'it has no primary key, so UPDATE and DELETE are not replicated' END
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-      AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-      AND NOT EXISTS (
-          SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')
-      AND (c.relpersistence = 'u' OR NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary))
+    FROM pg_class AS c
+    WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
+      AND oid >= 16384  -- the first one that is not the server's own
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype = 'e')
+      AND (relpersistence = 'u' OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary))
     ORDER BY 1, 2
 """
 
-_SPOCK_LEFT_OUT = """
-    SELECT nspname, relname FROM spock.tables
-    WHERE set_name IS DISTINCT FROM 'default' AND nspname !~ '^pg_' AND nspname <> 'information_schema'
-"""
+_SPOCK_LEFT_OUT = "SELECT nspname, relname FROM spock.tables WHERE set_name IS DISTINCT FROM 'default'"
 
 _NATIVE_LEFT_OUT = """
-    SELECT n.nspname, c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-      AND EXISTS (SELECT FROM pg_subscription AS s
-                  WHERE NOT EXISTS (SELECT FROM pg_subscription_rel AS r
-                                    WHERE r.srsubid = s.oid AND r.srrelid = c.oid AND r.srsubstate = 'r'))
+    SELECT DISTINCT relnamespace::regnamespace::text, relname FROM pg_class AS c CROSS JOIN pg_subscription AS s
+    WHERE relkind = 'r' AND relpersistence = 'p' AND c.oid >= 16384
+      AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubid = s.oid AND srrelid = c.oid AND srsubstate = 'r')
 """

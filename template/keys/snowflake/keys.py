@@ -45,7 +45,7 @@ def _nextval(element: SnowflakeSequence | next_snowflake, compiler: SQLCompiler,
 
 
 def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column with snowflake ids from `sequence`, where `PrimaryKeyMixin` does not fit, as in a composite key."""
+    """Return a column with ids from `sequence`, where `PrimaryKeyMixin` does not fit, as in a composite key."""
     source = SnowflakeSequence(sequence, data_type=BigInteger)
     return mapped_column(
         BigInteger, source, primary_key=primary_key, insert_sentinel=True, server_default=source.next_value()

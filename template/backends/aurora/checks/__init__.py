@@ -1,33 +1,22 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .concurrency import KeysNeverCollide, LedgerStaysBalanced
-from .nodes import EveryNodeAnswers, SchemaIsTheSame
-from .readers import (
-    ANewWriterTakesOver,
-    CommitsWaitForAReader,
-    EveryReaderStreams,
-    EveryTableIsReplicated,
-    ExactlyOneNodeWrites,
-    ServersAreSetUp,
-)
-from .replication import RowsReachEveryNode
-from .routing import NobodyMissesTheirOwnWrites, ReadersRefuseWrites
+from . import concurrency, nodes, readers, replication, routing
 
 ALL: tuple[type[Check], ...] = (
-    EveryNodeAnswers,
-    ServersAreSetUp,
-    ExactlyOneNodeWrites,
-    EveryReaderStreams,
-    EveryTableIsReplicated,
-    CommitsWaitForAReader,
-    ReadersRefuseWrites,
-    NobodyMissesTheirOwnWrites,
-    SchemaIsTheSame,
-    RowsReachEveryNode,
-    KeysNeverCollide,
-    LedgerStaysBalanced,
+    nodes.EveryNodeAnswers,
+    readers.ServersAreSetUp,
+    readers.ExactlyOneNodeWrites,
+    readers.EveryReaderStreams,
+    readers.EveryTableIsReplicated,
+    readers.CommitsWaitForAReader,
+    routing.ReadersRefuseWrites,
+    routing.NobodyMissesTheirOwnWrites,
+    nodes.SchemaIsTheSame,
+    replication.RowsReachEveryNode,
+    concurrency.KeysNeverCollide,
+    concurrency.LedgerStaysBalanced,
 )
 
-WITH_CHAOS: tuple[type[Check], ...] = (*ALL, ANewWriterTakesOver)
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, readers.ANewWriterTakesOver)
 """The same, followed by the checks that stop nodes of a local cluster."""

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from ...cluster import Cluster
 from ...failover import bring_back, fail_over
 from ...topology import is_aurora
-from ..check import Check, CheckContext, CheckResult, failed, judge, passed, warned
+from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped, warned
 from .links import LinksCheck
 from .replication import NodeLossCheck
 from .servers import compare_clocks, read_settings
@@ -61,12 +61,12 @@ class EveryReaderStreams(LinksCheck):
 
     requires = ("ExactlyOneNodeWrites",)
 
-    def skip_reason(self, context: CheckContext) -> str | None:
+    def run(self, context: CheckContext) -> CheckResult:
         """Skip on Aurora, which has no links."""
         with context.topology() as topology:
             if is_aurora(topology.connections[topology.writer()]):
-                return "Aurora's readers share the writer's storage and receive no WAL"
-        return None
+                return skipped("Aurora's readers share the writer's storage and receive no WAL")
+        return super().run(context)
 
 
 class EveryTableIsReplicated(Check):

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 
 from sqlalchemy import insert, select
 from sqlalchemy.exc import DBAPIError
@@ -10,7 +11,7 @@ from sqlalchemy.schema import CreateSchema
 from ....db import Key, PinnedSession, WrongNode
 from ....db.backend import Backend
 from ....db.retry import sqlstate_of
-from ...schema import SCRATCH_PREFIX
+from ...migrate import SCRATCH_PREFIX
 from ..check import Check, CheckContext, CheckResult, failed, judge, passed, warned
 from ..scratch import Entry, add_entries
 from .replication import milliseconds
@@ -26,16 +27,13 @@ class ReadersRefuseWrites(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Try to write on each reader, both through the router and past it."""
-        database = context.scratch.database
         problems = []
         with context.topology() as topology:
             readers = [node for node in topology.connections if node != topology.writer()]
             for reader in readers:
-                try:
-                    database.using(node=reader).run(lambda session: session.node)
+                with suppress(WrongNode):
+                    context.scratch.database.using(node=reader).run(lambda session: session.node)
                     problems.append(f"the router let a write through to {reader}")
-                except WrongNode:
-                    pass
                 try:
                     topology.connections[reader].execute(CreateSchema(f"{SCRATCH_PREFIX}refused"))
                     problems.append(f"{reader} took a write")
@@ -54,12 +52,9 @@ class NobodyMissesTheirOwnWrites(Check):
 
     requires = ("ExactlyOneNodeWrites",)
     timeout = 20.0
-
     MIN_READS = 100
-    MAX_READS = 400
-    """Reads after which the check gives up on catching a reader behind the writer."""
-    ROWS = 100
-    """Rows per write, enough to keep a reader busy for a moment, in which it is read, until it has missed some."""
+    MAX_READS = 400  # reads after which the check gives up on catching a reader behind the writer
+    ROWS = 100  # rows per write: they keep a reader busy for a moment, in which it is read, until it has missed some
 
     def run(self, context: CheckContext) -> CheckResult:
         """Write, then look for the rows at once: on every reader directly, and through the router."""
@@ -82,13 +77,8 @@ class NobodyMissesTheirOwnWrites(Check):
                 served[node] += 1
                 missed += not found
         by_readers = sum(count for node, count in served.items() if node in readers)
-        evidence = {
-            "reads": len(waits),
-            "missed_by_a_raw_reader": behind,
-            "missed_by_the_router": missed,
-            "served": dict(served),
-            "read_ms": milliseconds(waits),
-        }
+        counts = {"reads": len(waits), "missed_by_a_raw_reader": behind, "missed_by_the_router": missed}
+        evidence = {**counts, "served": dict(served), "read_ms": milliseconds(waits)}
         if missed:
             return failed(f"{missed} of {len(waits)} reads missed what had just been written", evidence)
         if not by_readers:

@@ -19,16 +19,14 @@ def failover(
     ] = False,
 ) -> None:
     """Stop the writer of the local cluster and promote a reader."""
-    cluster = open_cluster()
-    done = fail_over(cluster, node, kill=kill, force=force)
-    print_status(cluster)
+    done = fail_over(open_cluster(), node, kill=kill, force=force)
+    print_status()
     before = f", {done.former} is stopped: `rejoin {done.former}` brings it back" if done.former else ""
     talk.print(f"[green]{done.writer} writes[/] after {done.seconds:.2f} s{before}")
 
 
 def rejoin(node: str) -> None:
     """Make a node follow the present writer; commits that only this node has are lost."""
-    cluster = open_cluster()
-    writer = bring_back(cluster, node)
-    print_status(cluster)
+    writer = bring_back(open_cluster(), node)
+    print_status()
     talk.print(f"[green]{node} follows {writer}[/]")

@@ -7,25 +7,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 
 from .cluster import Cluster, ClusterError
+from .cluster.compose import Compose
+from .cluster.embedded import Embedded
 from .cluster.nodes import find_node
 from .connections import Unreachable, connect, connect_all
 from .topology import Topology
 
 FOLLOW_TIMEOUT = 20.0
 """Seconds until a reader must follow the new writer; it takes less than one."""
-
-
-class SupportsRejoin(Protocol):
-    """Addition of this backend to the interface of a local cluster: both drivers have it."""
-
-    def rejoin_node(self, name: str) -> None:
-        """Make one node a reader of the present writer; the writes that only this node has are lost."""
 
 
 @dataclass(frozen=True)
@@ -86,33 +81,26 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False, 
         seconds = time.monotonic() - gone
         # A former writer that returns compares its timeline with the last checkpoint.
         connection.execute(text("CHECKPOINT"))
-    wait_for_readers(cluster, chosen, set(received) - {chosen})
+    _wait_for_readers(cluster, chosen, set(received) - {chosen})
     return Failover(former, chosen, seconds)
 
 
 def bring_back(cluster: Cluster, node: str) -> str:
     """Make `node` a reader of the present writer, whatever it was before; return the writer's name.
 
-    Raises:
-        ClusterError: no other node takes writes, or `node` does not follow.
+    Raises ClusterError if no other node takes writes, or if `node` does not follow.
     """
     find_node(node)
     writer = find_writer(cluster, but=node)
     if writer is None:
-        raise ClusterError(
-            f"No other node takes writes, so {node} has no writer to follow. Promote one with `failover`."
-        )
-    cast("SupportsRejoin", cluster).rejoin_node(node)
-    wait_for_readers(cluster, writer, {node})
+        raise ClusterError(f"No other node takes writes, so {node} has none to follow. Promote one with `failover`.")
+    cast("Compose | Embedded", cluster).rejoin_node(node)
+    _wait_for_readers(cluster, writer, {node})
     return writer
 
 
 def find_writer(cluster: Cluster, *, but: str | None = None) -> str | None:
-    """Return the node that takes writes, without regard to `but`; None if no node does.
-
-    Raises:
-        ClusterError: two nodes take writes.
-    """
+    """Return the node other than `but` that takes writes, or None; raise ClusterError if several do."""
     urls = {node: url for node, url in cluster.admin_urls().items() if node != but}
     found = [node for node, connection in _reachable(urls) if Topology({node: connection}).writers()]
     if len(found) > 1:
@@ -122,12 +110,7 @@ def find_writer(cluster: Cluster, *, but: str | None = None) -> str | None:
     return found[0] if found else None
 
 
-def wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
-    """Wait until all of `readers` follow `writer`.
-
-    Raises:
-        ClusterError: a reader does not follow within the timeout.
-    """
+def _wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
     deadline = time.monotonic() + FOLLOW_TIMEOUT
     urls = {node: url for node, url in cluster.admin_urls().items() if node == writer or node in readers}
     with connect_all(urls) as connections:

@@ -1,26 +1,22 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .cluster import ClocksAgree, EveryNodeIsLive, EveryRangeHasItsReplicas, ItIsCockroachDB, TheLicenceLasts
-from .concurrency import LedgerStaysBalanced
-from .nodes import EveryNodeAnswers, SchemaIsTheSame
-from .stand_in import KeysNeverCollide, RowsReachEveryNode, TheOthersGoOn
-from .transactions import InjectedRaceIsSurvived, LostUpdateIsNoticed
+from . import cluster, concurrency, nodes, stand_in, transactions
 
 ALL: tuple[type[Check], ...] = (
-    EveryNodeAnswers,
-    ItIsCockroachDB,
-    EveryNodeIsLive,
-    EveryRangeHasItsReplicas,
-    ClocksAgree,
-    TheLicenceLasts,
-    InjectedRaceIsSurvived,
-    LostUpdateIsNoticed,
-    SchemaIsTheSame,
-    RowsReachEveryNode,
-    KeysNeverCollide,
-    LedgerStaysBalanced,
+    nodes.EveryNodeAnswers,
+    cluster.ItIsCockroachDB,
+    cluster.EveryNodeIsLive,
+    cluster.EveryRangeHasItsReplicas,
+    cluster.ClocksAgree,
+    cluster.TheLicenceLasts,
+    transactions.InjectedRaceIsSurvived,
+    transactions.LostUpdateIsNoticed,
+    nodes.SchemaIsTheSame,
+    stand_in.RowsReachEveryNode,
+    stand_in.KeysNeverCollide,
+    concurrency.LedgerStaysBalanced,
 )
 
-WITH_CHAOS: tuple[type[Check], ...] = (*ALL, TheOthersGoOn)
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, stand_in.TheOthersGoOn)
 """The same, followed by the checks that stop nodes of a local cluster."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from ...topology import internals, is_stand_in, software
+from ...topology import internals, software
 from ..check import Check, CheckContext, CheckResult, Status, failed, judge, passed, skipped, warned
 from .stand_in import CockroachDBCheck
 
@@ -32,12 +32,11 @@ class ItIsCockroachDB(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the versions that the nodes report."""
         with context.topology() as topology:
-            versions = {node: _short(software(connection)) for node, connection in topology.connections.items()}
-            stands_in = any(map(is_stand_in, topology.connections.values()))
+            versions = {node: _version(connection) for node, connection in topology.connections.items()}
         if len(set(versions.values())) > 1:
             return failed(", ".join(f"{node} {version}" for node, version in versions.items()), versions)
         version = next(iter(versions.values()))
-        if stands_in:
+        if version.startswith("stand-in"):
             return warned(f"{version}: checks of the cluster itself are skipped, the others are real", versions)
         return passed(version, versions)
 
@@ -72,12 +71,8 @@ class EveryRangeHasItsReplicas(CockroachDBCheck):
         stores = _rows(connection, _STORES)
         under = sum(int(float(row.under or 0)) for row in stores)
         unavailable = sum(int(float(row.unavailable or 0)) for row in stores)
-        evidence = {
-            "num_replicas": wanted,
-            "under_replicated": under,
-            "unavailable": unavailable,
-            "ranges": {str(row.node_id): row.range_count for row in stores},
-        }
+        ranges = {str(row.node_id): row.range_count for row in stores}
+        evidence = {"num_replicas": wanted, "under_replicated": under, "unavailable": unavailable, "ranges": ranges}
         if unavailable:
             return failed(f"{unavailable} ranges have no majority, so they are unavailable", evidence)
         if wanted < REPLICAS:
@@ -111,8 +106,8 @@ class TheLicenceLasts(CockroachDBCheck):
 
     def ask(self, connection: Connection, context: CheckContext) -> CheckResult:
         """Read the days that are left to the key, or to the cluster without one."""
-        if not software(connection).startswith("CockroachDB"):
-            return skipped(f"another licence: {_short(software(connection))}")
+        if not _version(connection).startswith("CockroachDB"):
+            return skipped(f"another licence: {_version(connection)}")
         if connection.scalar(text("SHOW CLUSTER SETTING enterprise.license")):
             left = [float(row.seconds) for row in _rows(connection, _EXPIRY) if row.seconds is not None]
             if not left:
@@ -123,11 +118,10 @@ class TheLicenceLasts(CockroachDBCheck):
         internals(connection)
         since = connection.scalar(text('SELECT min("timestamp") FROM system.eventlog'))
         age = datetime.now(UTC) - since.replace(tzinfo=since.tzinfo or UTC) if since else GRACE
-        left_days = (GRACE - age).days
-        evidence = {"age_days": age.days, "grace_left_days": left_days}
+        evidence = {"age_days": age.days, "grace_left_days": (GRACE - age).days}
         if age >= GRACE:
             return failed(f"no key, and {age.days} days old: five transactions at a time", evidence)
-        return warned(f"no key: {left_days} of the {GRACE.days} days without one are left", evidence)
+        return warned(f"no key: {(GRACE - age).days} of the {GRACE.days} days without one are left", evidence)
 
 
 _STORES = """
@@ -151,6 +145,6 @@ def _rows(connection: Connection, query: str) -> list[Row[Any]]:
     return list(connection.execute(text(query.format(internals(connection)))))
 
 
-def _short(software: str) -> str:
-    """Return the name and the version, without when and by what it was built."""
-    return software.partition(" (")[0]
+def _version(connection: Connection) -> str:
+    """Return the name and version that a server reports, without the date and the compiler of its build."""
+    return software(connection).partition(" (")[0]

@@ -14,19 +14,20 @@ from . import concurrency, replication
 
 
 class RealClusterCheck(Check):
-    """Base of the checks that are skipped on a stand-in."""
+    """Base of the checks that are skipped on a stand-in; the next base class has the check itself."""
 
-    missing: ClassVar[str] = "it cannot answer this"
+    missing: ClassVar[str]
     """Reason why a stand-in proves nothing."""
 
-    def skip_reason(self, context: CheckContext) -> str | None:
+    def run(self, context: CheckContext) -> CheckResult:
         """Skip on a stand-in."""
         with context.topology() as topology:
-            stands_in = any(map(is_stand_in, topology.connections.values()))
-        return f"a stand-in: {self.missing}" if stands_in else None
+            if any(map(is_stand_in, topology.connections.values())):
+                return skipped(f"a stand-in: {self.missing}")
+        return super().run(context)  # type: ignore[safe-super]
 
 
-class CockroachDBCheck(RealClusterCheck):
+class CockroachDBCheck(Check):
     """Base of the checks that ask CockroachDB about itself.
 
     They read `crdb_internal`, whose contents may change with a version and which not every role may read.
@@ -36,7 +37,10 @@ class CockroachDBCheck(RealClusterCheck):
         """Ask, and skip if the cluster cannot or may not answer."""
         try:
             with context.topology() as topology:
-                return self.ask(next(iter(topology.connections.values())), context)
+                connection = next(iter(topology.connections.values()))
+                if is_stand_in(connection):
+                    return skipped("a stand-in: it cannot answer this")
+                return self.ask(connection, context)
         except DBAPIError as error:
             if sqlstate_of(error) in ("42501", "42P01"):
                 return skipped(f"no answer: {str(error.orig).splitlines()[0]}")
@@ -64,11 +68,11 @@ class KeysNeverCollide(RealClusterCheck, concurrency.KeysNeverCollide):
 
     missing = "its unique_rowid() is a sequence of one server, not what CockroachDB's nodes make"
 
-    def skip_reason(self, context: CheckContext) -> str | None:
+    def run(self, context: CheckContext) -> CheckResult:
         """Skip on a stand-in if the server makes the keys."""
         if Entry.metadata.tables[Entry.__tablename__].autoincrement_column is None:
-            return None
-        return super().skip_reason(context)
+            return concurrency.KeysNeverCollide.run(self, context)
+        return super().run(context)
 
 
 class TheOthersGoOn(RealClusterCheck, replication.NodeLossCheck):

@@ -64,18 +64,13 @@ class LostUpdateIsNoticed(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Change a row twice, both times as it was read before."""
-        database = context.scratch.database
-
-        def write(session: PinnedSession) -> Note:
-            note = Note(body="first")
-            session.add(note)
-            return note
 
         def edit(session: PinnedSession, note: Note, body: str) -> None:
             # The note as it was read, without asking the database.
             session.merge(note, load=False).body = body
 
-        note = database.run(write)
+        database = context.scratch.database
+        note = database.run(lambda session: session.merge(Note(body="first")))
         database.run(edit, note, "second")
         try:
             database.run(edit, note, "third")

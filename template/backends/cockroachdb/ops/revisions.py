@@ -8,11 +8,11 @@ own, and an interrupted revision is completed by running it again.
 import re
 from collections.abc import Iterable
 from textwrap import shorten
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
-from alembic.script import Script
 from sqlalchemy import Integer, String
 from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
@@ -33,29 +33,24 @@ _REPEATABLE = re.compile(
 """Statements that may run twice, in the form that `without_literals` returns."""
 
 
-def refuse_unrepeatable(script: Script, *, back: bool) -> None:
-    """Refuse a revision that could be neither rolled back nor run again if it were interrupted.
+def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
+    """Raise MigrationError if a revision could be neither rolled back nor run again after an interruption.
 
-    Args:
-        script: the revision; one with `changes = "data"` passes, because it is one transaction.
-        back: the revision is to be undone.
-
-    Raises:
-        MigrationError: the revision is refused.
+    A revision with `changes = "data"` passes, because it is one transaction.
     """
-    if getattr(script.module, "changes", "schema") == "data":
+    if getattr(revision, "changes", "schema") == "data":
         return
-    statements = _statements(script, back=back)
+    statements = _statements(revision, back=back)
     for statement in statements:
         plain = without_literals(statement).rstrip("; ")
         if ";" in plain:
             raise MigrationError(
-                f"refused: {shorten(statement, 80)}. Several statements in one string are one transaction, which cannot be "
-                "relied on: give each an op.execute() of its own"
+                f"refused: {shorten(statement, 80)}. Several statements in one string are one transaction, which "
+                "cannot be relied on: give each an op.execute() of its own"
             )
         if len(statements) > 1 and not _REPEATABLE.match(plain):
             raise MigrationError(
-                f"refused: {shorten(statement, 80)}. It cannot run twice, and revision {script.revision} has other "
+                f"refused: {shorten(statement, 80)}. It cannot run twice, and revision {revision.revision} has other "
                 "statements: interrupted, it could be neither rolled back nor run again. Write IF NOT EXISTS or "
                 "IF EXISTS (if_not_exists=True), or give the statement a revision of its own"
             )
@@ -93,33 +88,18 @@ def _flat(operations: Iterable[Any]) -> Iterable[Any]:
             yield operation
 
 
-class _Collected:
-    """File to which Alembic writes the SQL of a revision."""
-
-    def __init__(self) -> None:
-        self.statements: list[str] = []
-
-    def write(self, text: str) -> None:
-        """Keep one statement."""
-        if text.strip():
-            self.statements.append(text.strip())
-
-    def flush(self) -> None:
-        """Do nothing: no statement is buffered."""
-
-
-def _statements(script: Script, *, back: bool) -> list[str]:
+def _statements(revision: ModuleType, *, back: bool) -> list[str]:
     """Return the statements that a revision would send, without a server."""
-    collected: Any = _Collected()
+    written: list[str] = []
+    file = SimpleNamespace(write=written.append, flush=lambda: None)
     dialect = registry.load(URL_SCHEME.replace("+", "."))()
-    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": collected})
+    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": file})
     try:
         with Operations.context(context):
-            (script.module.downgrade if back else script.module.upgrade)()
+            (revision.downgrade if back else revision.upgrade)()
     except Exception as error:
         raise MigrationError(
-            f"revision {script.revision} cannot be read without a database ({type(error).__name__}: {error}). Put the "
-            'queries it needs into a revision of its own with changes = "data"'
+            f"revision {revision.revision} cannot be read without a database ({type(error).__name__}: {error}). Put "
+            'the queries it needs into a revision of its own with changes = "data"'
         ) from error
-    found: list[str] = collected.statements
-    return found
+    return [statement for text in written if (statement := text.strip())]

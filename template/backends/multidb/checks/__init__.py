@@ -1,26 +1,21 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .concurrency import KeysNeverCollide, LedgerStaysBalanced
-from .databases import EveryDatabaseIsUpToDate, ServersCanPrepare
-from .messages import MessagesHaveTheirEffectOnce
-from .nodes import EveryNodeAnswers, SchemaIsTheSame
-from .reports import ForeignQueriesAreSentAlong, TheCopyMissesNothing
-from .two_phase import BothDatabasesOrNeither, MoneySurvivesALoss, NothingIsInDoubt
+from . import concurrency, databases, messages, nodes, reports, two_phase
 
 ALL: tuple[type[Check], ...] = (
-    EveryNodeAnswers,
-    ServersCanPrepare,
-    EveryDatabaseIsUpToDate,
-    NothingIsInDoubt,
-    BothDatabasesOrNeither,
-    MessagesHaveTheirEffectOnce,
-    TheCopyMissesNothing,
-    ForeignQueriesAreSentAlong,
-    SchemaIsTheSame,
-    KeysNeverCollide,
-    LedgerStaysBalanced,
+    nodes.EveryNodeAnswers,
+    databases.ServersCanPrepare,
+    databases.EveryDatabaseIsUpToDate,
+    two_phase.NothingIsInDoubt,
+    two_phase.BothDatabasesOrNeither,
+    messages.MessagesHaveTheirEffectOnce,
+    reports.TheCopyMissesNothing,
+    reports.ForeignQueriesAreSentAlong,
+    nodes.SchemaIsTheSame,
+    concurrency.KeysNeverCollide,
+    concurrency.LedgerStaysBalanced,
 )
 
-WITH_CHAOS: tuple[type[Check], ...] = (*ALL, MoneySurvivesALoss)
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, two_phase.MoneySurvivesALoss)
 """The same, followed by the checks that stop nodes of a local cluster."""

@@ -15,7 +15,6 @@ class MessagesHaveTheirEffectOnce(Check):
     """
 
     timeout = 20.0
-
     MESSAGES = 20
 
     def run(self, context: CheckContext) -> CheckResult:

@@ -12,8 +12,7 @@ from ....databases import DATABASES, DECISION_LOG
 from ....db import PinnedSession, twophase
 from ....db.databases import Databases
 from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
-from ..load import Load
-from ..scratch import Entry
+from ..scratch import Entry, Load
 from .playground import playground, prefix_of
 
 PAIR = ("ledger", "orders")
@@ -67,13 +66,9 @@ class BothDatabasesOrNeither(Check):
             after, entries = _balance(databases, prefix)
             rest = twophase.in_doubt_transactions(databases, prefix=prefix)
         committed = self.TRANSFERS + self.ABANDONED // 2
-        evidence = {
-            "total_before": before,
-            "total_while_abandoned": missing,
-            "total": after,
-            "recovered": [len(done.committed), len(done.rolled_back)],
-            "entries": entries,
-        }
+        totals = {"before": before, "while_abandoned": missing, "recovered": after}
+        recovered = [len(done.committed), len(done.rolled_back)]
+        evidence = {"totals": totals, "recovered": recovered, "entries": entries}
         if before or after or rest or entries != dict.fromkeys(PAIR, committed):
             return failed(f"the total is {after} over {entries}, {len(rest)} left prepared", evidence)
         if not missing or len(found) != self.ABANDONED:
@@ -91,10 +86,8 @@ class MoneySurvivesALoss(Check):
     requires = ("BothDatabasesOrNeither",)
     timeout = 60.0
     WRITERS = 4
-    AFTER = 1.0
-    """Seconds of load after each loss, and after the last recovery."""
-    RECOVERY_TIMEOUT = 10.0
-    """Seconds within which no transaction is in flight any more."""
+    AFTER = 1.0  # seconds of load after each loss, and after the last recovery
+    RECOVERY_TIMEOUT = 10.0  # seconds within which no transaction is in flight any more
 
     def run(self, context: CheckContext) -> CheckResult:
         """Transfer without a break while each server is killed and comes back; then recover, and count."""
@@ -115,14 +108,10 @@ class MoneySurvivesALoss(Check):
             rest = twophase.in_doubt_transactions(databases, prefix=prefix)
             total, entries = _balance(databases, prefix)
         acknowledged = len(load.acknowledged)
-        evidence = {
-            "acknowledged": acknowledged,
-            "ambiguous": len(load.doubtful),
-            "failed": Counter(reason.partition(":")[0] for reason in load.failed),
-            "recovered": [len(done.committed), len(done.rolled_back)],
-            "entries": entries,
-            "total": total,
-        }
+        failures = Counter(reason.partition(":")[0] for reason in load.failed)
+        writes = {"acknowledged": acknowledged, "ambiguous": len(load.doubtful), "failed": failures}
+        recovered = [len(done.committed), len(done.rolled_back)]
+        evidence = {**writes, "recovered": recovered, "entries": entries, "total": total}
         if total or rest or len(set(entries.values())) != 1 or entries["ledger"] < acknowledged:
             return failed(f"the total is {total} over {entries} for {acknowledged} acknowledged", evidence)
         summary = f"{acknowledged} acknowledged transfers while two servers were killed, none lost, total zero"

@@ -13,8 +13,9 @@ from ..db import outbox
 from ..db import twophase as protocol
 from ..db.databases import Databases
 from ..db.table_sync import lag, position, sync_table
+from .base import OperationError
 from .connections import connect
-from .console import configured_urls, give_up, out, talk
+from .console import configured_urls, out, talk
 from .foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
 
 fdw = typer.Typer(no_args_is_help=True, help="Foreign tables: the other databases as seen from the reporting database.")
@@ -42,10 +43,12 @@ def recover() -> None:
     """Finish abandoned two-phase commits: commit decided ones, roll back the others, skip those in flight."""
     with _databases() as databases:
         done = protocol.recover(databases)
-        counts = f"{len(done.committed)} committed, {len(done.rolled_back)} rolled back, {len(done.in_flight)} in flight"
-        out.print(counts)
+        out.print(
+            f"{len(done.committed)} committed, {len(done.rolled_back)} rolled back, {len(done.in_flight)} in flight"
+        )
         if done.unreachable:
-            give_up("; ".join(f"{name}: {why}" for name, why in done.unreachable.items()) + ". Run it again later.")
+            reasons = "; ".join(f"{name}: {why}" for name, why in done.unreachable.items())
+            raise OperationError(f"{reasons}. Run it again later.")
 
 
 @messages.command("list")

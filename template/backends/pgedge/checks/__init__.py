@@ -1,21 +1,18 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .concurrency import KeysNeverCollide, LedgerStaysBalanced
-from .mesh import EveryLinkReplicates, EveryTableIsReplicated, ServersAreSetUp, TheOthersGoOn
-from .nodes import EveryNodeAnswers, SchemaIsTheSame
-from .replication import RowsReachEveryNode
+from . import concurrency, mesh, nodes, replication
 
 ALL: tuple[type[Check], ...] = (
-    EveryNodeAnswers,
-    ServersAreSetUp,
-    EveryLinkReplicates,
-    EveryTableIsReplicated,
-    SchemaIsTheSame,
-    RowsReachEveryNode,
-    KeysNeverCollide,
-    LedgerStaysBalanced,
+    nodes.EveryNodeAnswers,
+    mesh.ServersAreSetUp,
+    mesh.EveryLinkReplicates,
+    mesh.EveryTableIsReplicated,
+    nodes.SchemaIsTheSame,
+    replication.RowsReachEveryNode,
+    concurrency.KeysNeverCollide,
+    concurrency.LedgerStaysBalanced,
 )
 
-WITH_CHAOS: tuple[type[Check], ...] = (*ALL, TheOthersGoOn)
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, mesh.TheOthersGoOn)
 """The same, followed by the checks that stop nodes of a local cluster."""

@@ -8,9 +8,6 @@ from .links import LinksCheck
 from .replication import NodeLossCheck
 from .servers import compare_clocks, read_settings
 
-REQUIRED = {"wal_level": "logical", "track_commit_timestamp": "on", "server_encoding": "UTF8"}
-"""Settings that every server must have."""
-
 
 class ServersAreSetUp(Check):
     """The servers are set up for a mesh.
@@ -19,6 +16,8 @@ class ServersAreSetUp(Check):
     conflicting writes wins, by the clocks of the nodes that took them.
     """
 
+    REQUIRED = {"wal_level": "logical", "track_commit_timestamp": "on", "server_encoding": "UTF8"}
+
     def run(self, context: CheckContext) -> CheckResult:
         """Read the settings, the version and the clock of every node and compare them."""
         doubts: list[str] = []
@@ -26,14 +25,15 @@ class ServersAreSetUp(Check):
             settings = read_settings(topology.connections)
             skews, problems = compare_clocks(topology.connections)
             numbers = {node: topology.node_number(node) for node in topology.connections}
-            extensions = {node: connection.scalar(text(_EXTENSIONS)) for node, connection in topology.connections.items()}
+            extensions = {node: connection.scalar(text(_SOFTWARE)) for node, connection in topology.connections.items()}
         for node, found in settings.items():
-            for name, value in REQUIRED.items():
+            for name, value in self.REQUIRED.items():
                 if found[name] != value:
                     problems.append(f"{node}: {name} is {found[name]}, not {value}")
             if found.get("spock.exception_behaviour") == "transdiscard":
                 doubts.append(f"{node}: spock.exception_behaviour = transdiscard drops failing transactions")
-            if extensions[node] and "spock_output" not in found.get("output_plugin_libraries", "spock_output"):
+            plugins = found.get("output_plugin_libraries", "spock_output")
+            if "spock" in extensions[node] and "spock_output" not in plugins:
                 problems.append(f"{node}: output_plugin_libraries lacks spock_output, so no change leaves it")
         for number in set(numbers.values()):
             nodes = [node for node in numbers if numbers[node] == number]
@@ -73,7 +73,7 @@ class EveryTableIsReplicated(Check):
             for node, connection in topology.connections.items():
                 problems += [f"{node}: {table}: {reason}" for table, reason in topology.unreplicable_tables(connection)]
                 problems += [f"{node}: {table} is carried by no link" for table in left_out_tables(connection)]
-                query = text(_SPOCK_CONFLICTS if has_spock(connection) else _NATIVE_CONFLICTS)
+                query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
                 conflicts[node], failures = connection.execute(query).one()
                 if failures:
                     problems.append(f"{node} could not apply {failures} changes, see spock.exception_log there")
@@ -88,15 +88,15 @@ class TheOthersGoOn(NodeLossCheck):
     """
 
 
-_EXTENSIONS = """
-    SELECT string_agg(extname || ' ' || extversion, ', ' ORDER BY extname)
+_SOFTWARE = """
+    SELECT coalesce(string_agg(extname || ' ' || extversion, ', ' ORDER BY extname), '')
     FROM pg_extension WHERE extname IN ('spock', 'snowflake')
 """
 
-_SPOCK_CONFLICTS = "SELECT (SELECT count(*) FROM spock.resolutions), (SELECT count(*) FROM spock.exception_log)"
+_SPOCK_COUNTS = "SELECT (SELECT count(*) FROM spock.resolutions), (SELECT count(*) FROM spock.exception_log)"
 
 # The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.
-_NATIVE_CONFLICTS = """
+_NATIVE_COUNTS = """
     SELECT coalesce(sum(value::bigint), 0)::bigint, 0
     FROM pg_stat_subscription_stats AS s, jsonb_each_text(to_jsonb(s)) AS c(name, value)
     WHERE name LIKE 'confl\\_%'

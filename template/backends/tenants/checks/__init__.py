@@ -1,23 +1,19 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from .availability import AMoveLosesNothing, AServerThatIsLostIsMissedByItsOwn
-from .concurrency import KeysNeverCollide, LedgerStaysBalanced
-from .isolation import TenantsAreKeptApart
-from .nodes import EveryNodeAnswers, SchemaIsTheSame
-from .registry import EveryTenantHasTheSchema, ServersAreSetUp, TheRegistryIsTrue
+from . import availability, concurrency, isolation, nodes, registry
 
 ALL: tuple[type[Check], ...] = (
-    EveryNodeAnswers,
-    ServersAreSetUp,
-    TheRegistryIsTrue,
-    EveryTenantHasTheSchema,
-    TenantsAreKeptApart,
-    AMoveLosesNothing,
-    SchemaIsTheSame,
-    KeysNeverCollide,
-    LedgerStaysBalanced,
+    nodes.EveryNodeAnswers,
+    registry.ServersAreSetUp,
+    registry.TheRegistryIsTrue,
+    registry.EveryTenantHasTheSchema,
+    isolation.TenantsAreKeptApart,
+    availability.AMoveLosesNothing,
+    nodes.SchemaIsTheSame,
+    concurrency.KeysNeverCollide,
+    concurrency.LedgerStaysBalanced,
 )
 
-WITH_CHAOS: tuple[type[Check], ...] = (*ALL, AServerThatIsLostIsMissedByItsOwn)
+WITH_CHAOS: tuple[type[Check], ...] = (*ALL, availability.AServerThatIsLostIsMissedByItsOwn)
 """The same, followed by the checks that stop nodes of a local cluster."""

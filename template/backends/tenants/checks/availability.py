@@ -16,7 +16,6 @@ class AMoveLosesNothing(Check):
 
     requires = ("ServersAreSetUp", "TheRegistryIsTrue")
     timeout = 120.0
-
     WRITERS = 3
 
     def run(self, context: CheckContext) -> CheckResult:
@@ -27,26 +26,22 @@ class AMoveLosesNothing(Check):
             return skipped("there is no other server")
         with probes(admin, servers[0]) as (probe,), tenants_of(context) as db:
             with load_on(db, probe.name, self.WRITERS) as load:
-                pauses = {server: move(admin, probe.name, server).pause for server in [*servers[1:], servers[0]]}
+                pauses = {server: 1000 * move(admin, probe.name, server).pause for server in [*servers[1:], servers[0]]}
             names = load.acknowledged.keys()
             lost = names - recorded(db, probe.name)
             # The negative control: a row that was deleted is missed.
             forget(db, probe.name, next(iter(names), ""))
             is_detected = names - recorded(db, probe.name)
-        evidence = {
-            "acknowledged": len(names),
-            "ambiguous": len(load.doubtful),
-            "failed": load.failed[:5],
-            "pause_ms": {server: round(1000 * seconds, 1) for server, seconds in pauses.items()},
-        }
+        writes = {"acknowledged": len(names), "ambiguous": len(load.doubtful), "failed": load.failed[:5]}
+        evidence = {**writes, "pause_ms": {server: round(pause, 1) for server, pause in pauses.items()}}
         problems = [f"{len(lost)} of {len(names)} acknowledged writes lost"] if lost else []
         if load.failed:
             problems.append(f"{len(load.failed)} writes failed: {load.failed[0]}")
         if not is_detected:
             problems.append("a row that was deleted on purpose was not missed: this check proves nothing")
-        pause = max(pauses.values())
-        summary = f"{len(pauses)} moves, {len(names)} acknowledged writes, none lost, longest pause {1000 * pause:.0f} ms"
-        return judge(problems, summary, evidence, [summary] if pause >= MAX_PAUSE else [])
+        longest = max(pauses.values())
+        summary = f"{len(pauses)} moves, {len(names)} acknowledged writes, none lost, longest pause {longest:.0f} ms"
+        return judge(problems, summary, evidence, [summary] if longest >= 1000 * MAX_PAUSE else [])
 
 
 class AServerThatIsLostIsMissedByItsOwn(Check):
@@ -57,14 +52,10 @@ class AServerThatIsLostIsMissedByItsOwn(Check):
 
     requires = ("ServersAreSetUp", "TheRegistryIsTrue")
     timeout = 120.0
-
     WRITERS = 2
-    AWAY = 1.0
-    """Seconds for which the server is down."""
-    BACK_TIMEOUT = 30.0
-    """Seconds within which writes to its tenant succeed again."""
-    MARGIN = 0.5
-    """Seconds of load before the loss, and after the recovery."""
+    AWAY = 1.0  # seconds for which the server is down
+    BACK_TIMEOUT = 30.0  # seconds within which writes to its tenant succeed again
+    MARGIN = 0.5  # seconds of load before the loss, and after the recovery
 
     def run(self, context: CheckContext) -> CheckResult:
         """Kill a server under load of a tenant there and of one elsewhere, start it again, and look for every row."""
@@ -91,12 +82,9 @@ class AServerThatIsLostIsMissedByItsOwn(Check):
             missing = sum(len(load.acknowledged.keys() - recorded(db, name)) for name, load in loads.items())
         acknowledged = len(spared.acknowledged) + len(hit.acknowledged)
         failures = [*spared.failed, *hit.failed]
-        evidence = {
-            "acknowledged": acknowledged,
-            "ambiguous": len(spared.doubtful) + len(hit.doubtful),
-            "failed": failures[:5],
-            "elsewhere_meanwhile": meanwhile,
-        }
+        ambiguous = len(spared.doubtful) + len(hit.doubtful)
+        writes = {"acknowledged": acknowledged, "ambiguous": ambiguous, "failed": failures[:5]}
+        evidence = {**writes, "elsewhere_meanwhile": meanwhile}
         problems = [f"{missing} of {acknowledged} acknowledged writes are missing"] if missing else []
         if failures:
             problems.append(f"{len(failures)} writes failed: {failures[0]}")

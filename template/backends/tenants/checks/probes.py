@@ -14,13 +14,10 @@ from ....db.tenants.registry import registry_url
 from ....settings import Settings
 from ...provisioning import TenantAdmin
 from ..check import CheckContext
-from ..load import Load
+from ..scratch import STALE, Load
 
 PREFIX = "verify-"
 """Beginning of the names of tenants that checks add."""
-
-STALE = 3600
-"""Age in seconds at which the tenants of a killed run are dropped by the next one."""
 
 
 def admin_of(context: CheckContext) -> TenantAdmin:
@@ -43,14 +40,12 @@ def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
 def probes(admin: TenantAdmin, *servers: str) -> Iterator[list[Placement]]:
     """Add a tenant on each of `servers`, and drop them when the block ends."""
     run = f"{PREFIX}{int(time.time())}-{secrets.token_hex(2)}"
-    names = [f"{run}-{number}" for number in range(len(servers))]
     try:
-        yield [admin.add(name, server) for name, server in zip(names, servers, strict=True)]
+        yield [admin.add(f"{run}-{number}", server) for number, server in enumerate(servers)]
     finally:
-        there = {one.name for one in admin.all()}
-        for name in names:
-            if name in there:
-                admin.drop(name, force=True)
+        for one in admin.all():
+            if one.name.startswith(run):
+                admin.drop(one.name, force=True)
 
 
 def drop_stale(admin: TenantAdmin) -> None:

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import configured_urls, give_up, out, talk
+from .console import configured_urls, out, talk
 from .moving import move as move_tenant
 from .moving import undo as undo_move
 from .provisioning import TenantAdmin
@@ -140,7 +140,7 @@ def migrate(
     done = sum(outcome.moved for outcome in outcomes)
     rest = len(outcomes) - len(behind) - done
     if behind:
-        give_up(
+        raise TenantError(
             f"{len(behind)} of {_count(len(outcomes))} are behind; {done} migrated, {rest} there already.\n"
             f"{describe(behind)}\nRun it again after you have solved that: it continues with these"
         )

@@ -27,9 +27,8 @@ from ..db.tenants.placement import Placement, TenantState, check_name, database_
 from ..db.tenants.registry import epochs, tenant
 from . import tenant_server
 from .connections import Unreachable, engine_for
-from .migrate import version_of
+from .migrate import differences, read_schema, version_of
 from .provisioning import FAILURES, TenantAdmin, change, drop_subscription, look_up
-from .schema import differences, read_schema
 from .tenant_server import TenantError, run
 from .topology import Topology
 

@@ -51,7 +51,7 @@ class Retry:
     """One failed attempt that is followed by another, for `RetryPolicy.on_retry`."""
 
     attempt: int  # number of the failed attempt, from 1
-    node: str | None  # of the failed attempt; None if no node answered
+    node: str | None  # node of the failed attempt; None if no node answered
     failure: Exception
     delay: float  # seconds until the next attempt
 

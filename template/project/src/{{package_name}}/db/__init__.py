@@ -1,7 +1,8 @@
-"""How this application talks to its database: what an application author imports, and nothing else."""
+"""Access to the database: everything that an application author imports, and nothing else."""
 
 from ..limits import PoolLimits, Retry, RetryPolicy, Timeouts
 from .backend import Backend, IsolationLevel, Route, RouteOptions
+from .base import BaseBackend
 from .bulk import BadRow, LoadChanged, Loaded, Progress, bulk_load, forget_load
 from .database import Database
 from .errors import (
@@ -14,13 +15,15 @@ from .errors import (
     WrongNode,
 )
 from .keys import Key, PrimaryKeyMixin, key_column
-from .retry import Counters
+from .retry import Counters, Threads
+from .routing import Router
 from .session import PinnedSession
 
 __all__ = [
     "AmbiguousCommit",
     "Backend",
     "BadRow",
+    "BaseBackend",
     "Counters",
     "Database",
     "DistributedSQLError",
@@ -40,6 +43,8 @@ __all__ = [
     "RetryPolicy",
     "Route",
     "RouteOptions",
+    "Router",
+    "Threads",
     "Timeouts",
     "WrongNode",
     "bulk_load",

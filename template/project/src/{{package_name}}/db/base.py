@@ -45,7 +45,7 @@ class BaseBackend(Generic[R]):
     read_only: ClassVar[frozenset[str]] = frozenset({"25006"})
     """SQLSTATEs of a refused write: read_only_sql_transaction."""
     login_refused: ClassVar[re.Pattern[str]] = re.compile(
-        r"authentication failed|does not exist|no pg_hba\.conf entry|permission denied|not permitted|no password supplied"
+        "authentication failed|does not exist|no pg_hba.conf entry|permission denied|not permitted|no password supplied"
     )
     """Messages (in English) of a login that would fail again; libpq reports no SQLSTATE for a refused login."""
     commits_are_shared: ClassVar[bool] = True
@@ -77,7 +77,7 @@ class BaseBackend(Generic[R]):
         return settings if mode == "write" else settings | {"default_transaction_read_only": "on"}
 
     def configure_engine(self, engine: Engine, node: str, *, statement_timeout: float) -> None:
-        """Prepare an engine before its first connection; PostgreSQL needs nothing. `statement_timeout`: seconds, or 0."""
+        """Prepare an engine before its first connection; PostgreSQL needs nothing. The timeout is in seconds."""
 
     def check_pool(self, engine: Engine, node: str, pool: PoolLimits, *, nodes: int) -> None:
         """Warn, at the first connection, of pools that together are too large; `nodes` is the number of nodes."""
@@ -113,5 +113,5 @@ class BaseBackend(Generic[R]):
         return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"
 
     def route_load(self, db: D, load: str | None, node: str | None) -> D:
-        """Return `db` with the route of a bulk load's next transaction; `node` had the one before. Any writer will do."""
+        """Return `db` with the route of a load's next transaction; `node` had the one before. Any writer will do."""
         return db

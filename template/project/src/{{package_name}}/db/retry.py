@@ -101,7 +101,7 @@ class Attempts:
     """Attempts at one unit of work: the route of the next one, its pause, and the error that ends them."""
 
     policy: RetryPolicy
-    route: Route  # of the next attempt
+    route: Route  # route of the next attempt
     started: float  # time of the first attempt on the monotonic clock, in seconds
     counters: Counters = field(default_factory=Counters)
     mark_down: Callable[[str], object] = lambda node: None  # called with a node that refused a write as read-only

@@ -7,15 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from types import ModuleType
+from typing import Any, ClassVar, Literal, TypeAlias
 
-from sqlalchemy import Connection, text
-from sqlalchemy.engine import URL
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.schema import DropSchema
 from typer import Typer
-
-if TYPE_CHECKING:
-    from alembic.script import Script
 
 Changes: TypeAlias = Literal["schema", "data"]
 """Subject of a revision, `changes` in its file; never both."""
@@ -149,8 +146,8 @@ class BaseTopology:
         """Return the nodes on which a revision has to be run for every node to have what it changes."""
         return self.ddl_nodes()
 
-    def check_revision(self, script: "Script", *, back: bool) -> None:
-        """Raise MigrationError to refuse a revision as a whole, before any revision runs."""
+    def check_revision(self, revision: ModuleType, *, back: bool) -> None:
+        """Raise MigrationError to refuse a revision, run or undone, before any revision runs."""
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Prepare the connection that one revision runs on, before its first transaction."""
@@ -190,8 +187,5 @@ _LITERAL = re.compile(
 )
 
 _UNLOGGED = """
-    SELECT n.nspname || '.' || c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-    ORDER BY 1
+    SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'
 """

@@ -1,7 +1,4 @@
-"""The command line of this project.
-
-Exit 0: done, 1: a check failed, 2: it could not be done, and the message has the reason.
-"""
+"""The command line of this project. Exit 0: done, 1: a check failed, 2: it could not be done; the message says why."""
 
 import logging
 import os
@@ -14,22 +11,22 @@ from typing import Annotated
 import typer
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
+from ..models import Base
 from ..settings import PREFIX, Settings
 from . import BACKEND, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError
 from .cluster.drivers import DRIVERS, open_cluster, remember
 from .console import Commands, configured_urls, out, print_status, talk
+from .file_reader import FileReader, InputError
 from .topology import Topology
 
 Kind = Annotated[str | None, typer.Option("--cluster", help=f"Kind of the local cluster: {' or '.join(DRIVERS)}.")]
 
-app = typer.Typer(
-    cls=Commands, help=PURPOSE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback()
+@app.callback(help=PURPOSE)
 def main(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
     """Take the options that all commands have."""
 
@@ -43,7 +40,7 @@ def up(cluster: Kind = None) -> None:
     remember(chosen)
     with talk.status(f"starting the {chosen.driver} cluster"):
         chosen.up()
-    print_status(chosen)
+    print_status()
     talk.print(f"[green]up[/] in {time.monotonic() - started:.1f} s: {chosen.announcement}")
     if Settings().urls() != chosen.urls():
         raise ClusterError(
@@ -69,25 +66,22 @@ def destroy() -> None:
 @app.command()
 def status() -> None:
     """Show the nodes of the local cluster."""
-    chosen = open_cluster()
-    print_status(chosen)
-    talk.print(chosen.announcement, style="dim")
+    print_status()
+    talk.print(open_cluster().announcement, style="dim")
 
 
 @app.command()
 def stop(node: str, kill: bool = False) -> None:
     """Stop one node of the local cluster; with --kill as a power cut would."""
-    chosen = open_cluster()
-    chosen.stop_node(node, kill=kill)
-    print_status(chosen)
+    open_cluster().stop_node(node, kill=kill)
+    print_status()
 
 
 @app.command()
 def start(node: str) -> None:
     """Start one node of the local cluster again."""
-    chosen = open_cluster()
-    chosen.start_node(node)
-    print_status(chosen)
+    open_cluster().start_node(node)
+    print_status()
 
 
 @app.command(help=Topology.migrate_help)
@@ -105,7 +99,8 @@ def migrate(to: Annotated[str, typer.Argument(help="A revision; `base` is before
     others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show)
     nodes = [node for node in urls if node not in Topology.nodes_without_models]
     where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
-    talk.print("[green]migrated[/]: " + ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items()))
+    reached = ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items())
+    talk.print(f"[green]migrated[/]: {reached}")
 
 
 @app.command()
@@ -135,28 +130,17 @@ def load(
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
 ) -> None:
     """Load a file into a table, one transaction per chunk of rows."""
-    from rich import progress as bars
-
-    from ..models import Base
-    from .file_reader import FileReader, InputError
-
     configured_urls()
     models = {str(mapper.local_table): mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
     if table not in models:
         raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
     columns = {column.name: column for column in Base.metadata.tables[table].columns}
     rows = FileReader(file, columns, window=chunk_rows)
-    shown = (bars.BarColumn(), bars.TaskProgressColumn(), bars.TextColumn("{task.description}"))
-    with (
-        Database.from_settings(Settings()) as db,
-        bars.Progress(*shown, console=talk, disable=not talk.is_terminal, transient=True) as bar,
-        closing(iter(rows)) as read,
-    ):
-        task = bar.add_task("", total=rows.size)
+    with Database.from_settings(Settings()) as db, talk.status("loading") as shown, closing(iter(rows)) as read:
 
         def show(done: Progress) -> None:
-            text = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
-            bar.update(task, completed=rows.position, description=text)
+            pace = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
+            shown.update(f"loading: {rows.position / rows.size:.0%}, {pace}")
 
         chosen = db.using(node=node)
         try:
@@ -165,12 +149,10 @@ def load(
             more = len(error.rows) - 1
             where = f"here or in one of the next {more} rows: " if more else ""
             raise rows.error(rows.line_of(error.rows[0]), f"{where}{error.reason}") from error
+    pace = f"{done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s"
     skipped = f"; {done.skipped} were there already" if done.skipped else ""
-    talk.print(
-        f"[green]loaded[/]: {done.rows} rows into {table} on {done.node or 'no node'} "
-        f"in {done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s{skipped}",
-        soft_wrap=True,
-    )
+    result = f"{done.rows} rows into {table} on {done.node or 'no node'} in {pace}{skipped}"
+    talk.print(f"[green]loaded[/]: {result}", soft_wrap=True)
 
 
 @app.command()
@@ -182,8 +164,8 @@ def verify(
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
-    from . import verify as verification
-    from .verify import report
+    from .verify import ALL, WITH_CHAOS, CheckContext, report
+    from .verify import verify as run_checks
 
     # Before the checks, because a report that cannot be written would be found out after minutes.
     if junit and (junit.is_dir() or not os.access(junit if junit.exists() else junit.parent, os.W_OK)):
@@ -195,13 +177,11 @@ def verify(
     if chaos and not context.find_root().params["debug"]:
         # Pools and routing log the lost node at length; the report has the outcome.
         logging.getLogger().addHandler(logging.NullHandler())
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    subject = CheckContext(urls, admin_urls, seed, cluster=cluster)
+    checks = WITH_CHAOS if chaos else ALL
     with talk.status("verifying") as progress:
-        seed = secrets.randbelow(2**32) if seed is None else seed
-        result = verification.verify(
-            verification.CheckContext(urls, admin_urls, seed, cluster=cluster),
-            verification.WITH_CHAOS if chaos else verification.ALL,
-            on_start=lambda check: progress.update(check.title()),
-        )
+        result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
     if as_json:
         print(report.as_json(result, BACKEND))
     else:

@@ -1,18 +1,13 @@
-"""Connections of the operations: one per node, outside transactions, each with time limits.
-
-Unlike the application's they have no pool, no routing and no retry, and their role may do more.
-"""
+"""Connections of the operations: one per node, in autocommit, with time limits, but without pool, routing and retry."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine
-from sqlalchemy.engine import URL
+from sqlalchemy import URL, Connection, Engine, NullPool
 from sqlalchemy.exc import DBAPIError
 
-from ..db import WrongNode
-from ..db.backend import Backend
+from ..db import Database, PoolLimits, Timeouts, WrongNode
 from ..db.retry import first_line
 from .base import OperationError
 
@@ -30,27 +25,15 @@ def engine_for(url: URL, *, statement_timeout: float = 10.0) -> Engine:
 
     It is kept, because the queries that SQLAlchemy sends on an engine's first connection double the time to connect.
     """
-    engine = create_engine(
-        url,
-        poolclass=NullPool,
-        connect_args={
-            "connect_timeout": 3,
-            "application_name": "operations",
-            "options": f"-c statement_timeout={round(statement_timeout * 1000)} -c lock_timeout=5000",
-            "tcp_user_timeout": 10_000,
-        },
-    )
-    Backend().configure_engine(engine, f"{url.host}:{url.port}", statement_timeout=statement_timeout)
-    return engine
+    server = f"{url.host}:{url.port}"
+    pool = PoolLimits(poolclass=NullPool, size=1, max_overflow=0)
+    timeouts = Timeouts(statement=statement_timeout, idle_in_transaction=0)
+    return Database({server: url}, pool=pool, timeouts=timeouts, application_name="operations").engine(server)
 
 
 @contextmanager
 def connect(url: URL, *, node: str, statement_timeout: float = 10.0) -> Iterator[Connection]:
-    """Open a connection to `node`, in autocommit.
-
-    Raises:
-        Unreachable: the node refuses it.
-    """
+    """Open a connection to `node`; raise Unreachable if the node refuses it."""
     engine = engine_for(url, statement_timeout=statement_timeout).execution_options(isolation_level="AUTOCOMMIT")
     try:
         connection = engine.connect()

@@ -1,28 +1,24 @@
-"""Printing, and turning errors into messages, for all commands.
-
-Results go to stdout, everything else to stderr.
-"""
+"""Printing, and turning errors into messages. Results go to stdout, everything else to stderr."""
 
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import psycopg
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.engine import URL
+from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 from typer.core import TyperGroup
 
 from ..db import DistributedSQLError
 from ..db.retry import first_line
 from ..settings import PREFIX, Settings
+from . import PROGRAM
 from .base import OperationError
-from .cluster import Cluster, ClusterError
-
-PROGRAM = __name__.partition(".")[0]
-"""Name of the program, which is that of the package."""
+from .cluster import ClusterError
+from .cluster.drivers import open_cluster
 
 out = Console(highlight=False)
 talk = Console(stderr=True, highlight=False)
@@ -42,36 +38,28 @@ class Commands(TyperGroup):
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             name = "_".join(str(part) for part in problem["loc"]).upper() or "…"
-            give_up(f"setting {PREFIX}{name}: {problem['msg'].removeprefix('Value error, ')}")
+            message = f"setting {PREFIX}{name}: {problem['msg'].removeprefix('Value error, ')}"
         except (OperationError, DistributedSQLError, DBAPIError, psycopg.Error) as error:
             if ctx.params["debug"]:
                 raise
             is_refused = isinstance(error, DBAPIError | psycopg.Error)
-            give_up(f"the database refused: {first_line(error)}" if is_refused else str(error))
-
-
-def give_up(message: str) -> NoReturn:
-    """Print why it could not be done, and exit with status 2."""
-    talk.print(f"[red]error[/]: {escape(message)}", soft_wrap=True)
-    sys.exit(2)
+            message = f"the database refused: {first_line(error)}" if is_refused else str(error)
+        talk.print(f"[red]error[/]: {escape(message)}", soft_wrap=True)
+        sys.exit(2)
 
 
 def configured_urls() -> tuple[dict[str, URL], dict[str, URL]]:
-    """Return the nodes' URLs for the application's role, and for the role that may do more.
-
-    Raises:
-        ClusterError: no node is configured.
-    """
+    """Return the nodes' URLs for the application's role and for the role that may do more, or raise ClusterError."""
     settings = Settings()
     if not settings.nodes:
         raise ClusterError(f"No node is configured. Start a local cluster with `{PROGRAM} up`, or set {PREFIX}NODES.")
     return settings.urls(), settings.admin_urls()
 
 
-def print_status(cluster: Cluster) -> None:
-    """Print the nodes of a local cluster as a table."""
+def print_status() -> None:
+    """Print the nodes of the local cluster as a table."""
     table = Table("node", "role", "address", "state", box=None, pad_edge=False, header_style="dim")
-    for node in cluster.status():
+    for node in open_cluster().status():
         colour = "green" if node.state == "up" else "red"
         table.add_row(node.name, node.role, f"127.0.0.1:{node.port}", f"[{colour}]{node.state}[/]")
     out.print(table)

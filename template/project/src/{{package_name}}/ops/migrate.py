@@ -1,7 +1,4 @@
-"""Run the migrations on every node that needs them, and prove that all nodes agree afterwards.
-
-`Topology` tells where a revision runs and what it must not contain. Going back takes the same steps, newest first.
-"""
+"""Run the migrations on every node that needs them, and prove that all nodes agree afterwards."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,25 +14,22 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, MetaData, event
-from sqlalchemy.engine import URL
+from sqlalchemy import URL, Connection, MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 
 from ..db import keys
 from ..settings import Settings
+from . import PROGRAM
 from .base import DDL_TIMEOUT, Changes, MigrationError, Step
 from .connections import connect_all, engine_for
-from .console import PROGRAM
-from .schema import differences, read_schema
 from .topology import Topology
+
+SCRATCH_PREFIX = "_verify_"
+"""Prefix of the schemas that `verify` makes and drops; they belong to no migration."""
 
 
 def load_config(project: Path = Path()) -> Config:
-    """Return Alembic's configuration of this project.
-
-    Raises:
-        MigrationError: there is none in this folder.
-    """
+    """Return Alembic's configuration of this project; raise MigrationError if this is not its folder."""
     file = project / "alembic.ini"
     if not file.exists():
         raise MigrationError(f"there is no alembic.ini in {project.resolve()}: run this in the project's folder")
@@ -60,8 +54,7 @@ def migrate(
         on_step: called for each revision on each node before it runs.
 
     Raises:
-        MigrationError: a revision was refused or failed; earlier ones stay, and the failed one is not recorded on its
-            node.
+        MigrationError: a revision was refused or failed; earlier ones stay, and that node does not record it.
         TopologyError: a node does not receive what others write.
         Unreachable: a node cannot be reached.
     """
@@ -77,7 +70,7 @@ def migrate(
             try:
                 path = _path(config, map(version_of, connections.values()), target)
                 for script, back in path:
-                    topology.check_revision(script, back=back)
+                    topology.check_revision(script.module, back=back)
                 for script, back in path:
                     run.step(script, back)
             except (CommandError, RevisionError) as error:
@@ -90,15 +83,9 @@ def migrate(
 
 
 def run_environment(*tables: MetaData) -> None:
-    """Run Alembic's command: the whole of `migrations/env.py`.
+    """Run Alembic's command, with the tables that a new revision is to create: the whole of `migrations/env.py`.
 
     It runs on the connection of `migrate`, or else on the first configured node, where it may only compare and look.
-
-    Args:
-        tables: the tables that a new revision is to create, alter or drop in comparison with the database.
-
-    Raises:
-        CommandError: `alembic` was called to run a revision on one node of several, or to run offline.
     """
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -115,17 +102,15 @@ def run_environment(*tables: MetaData) -> None:
                 raise CommandError(f"no node is configured: run `{PROGRAM} up` first")
             connection = stack.enter_context(engine_for(next(iter(urls.values()))).connect())
             options["on_version_apply"] = refuse
+            # Alembic creates its version table before the first revision; this transaction is rolled back.
+            connection.begin()
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:
-    """Return the revision all nodes are at.
-
-    Raises:
-        MigrationError: they are at different ones, or their schemas differ.
-    """
+    """Return the revision all nodes are at; raise MigrationError if they disagree on it or on their schemas."""
     versions = {node: version_of(connection) for node, connection in connections.items()}
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{node} at {version}" for node, version in versions.items())
@@ -140,6 +125,34 @@ def version_of(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def read_schema(connection: Connection) -> dict[str, str]:
+    """Return the definition of every object of the application by name, without those of the cluster's software."""
+    query = Path(__file__).with_name("catalogue.sql").read_text()
+    return {
+        name: definition
+        for schema, name, definition in connection.execute(text(query))
+        if schema not in Topology.system_schemas and not schema.startswith(SCRATCH_PREFIX)
+    }
+
+
+def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line for each object that the nodes do not agree on, naming the nodes; empty if they agree.
+
+    An object that is missing because its table is missing has no line of its own.
+    """
+    every = sorted({name for schema in schemas.values() for name in schema})
+    missing = {name: [node for node, schema in schemas.items() if name not in schema] for name in every}
+    found = []
+    for name, lacking in missing.items():
+        if lacking and lacking != missing.get(f"table {_table_of(name)}"):
+            having = ", ".join(node for node in schemas if node not in lacking)
+            found.append(f"{name} is missing on {', '.join(lacking)} and exists on {having}")
+        elif not lacking and len({schema[name] for schema in schemas.values()}) > 1:
+            definitions = "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
+            found.append(f"{name} differs: {definitions}")
+    return found
+
+
 def _path(config: Config, versions: Iterable[str | None], target: str) -> list[tuple[Script, bool]]:
     """Return the revisions to undo, newest first, each with True, and then those to run, oldest first, with False.
 
@@ -151,7 +164,7 @@ def _path(config: Config, versions: Iterable[str | None], target: str) -> list[t
         return {script.revision for script in scripts.iterate_revisions(revision or "base", "base")}
 
     wanted, found = up_to(target), [up_to(version) for version in versions]
-    surplus, lacking = set.union(*found) - wanted, wanted - set.intersection(*found)
+    surplus, lacking = set[str]().union(*found) - wanted, wanted - wanted.intersection(*found)
     newest_first = list(scripts.walk_revisions())
     back = [(script, True) for script in newest_first if script.revision in surplus]
     return back + [(script, False) for script in reversed(newest_first) if script.revision in lacking]
@@ -166,7 +179,7 @@ class _Run:
     on_step: Callable[[Step], None]
 
     def step(self, script: Script, back: bool) -> None:
-        changes = getattr(script.module, "changes", "schema")
+        changes: Changes = getattr(script.module, "changes", "schema")
         due = script.revision if back else script.down_revision
         for node in self.topology.revision_nodes(changes):
             # A node may be ahead of the others: an earlier run was interrupted between them.
@@ -198,3 +211,10 @@ class _Run:
                 command.downgrade(self.config, str(script.down_revision or "base"))
             else:
                 command.upgrade(self.config, script.revision)
+
+
+def _table_of(name: str) -> str:
+    """Return the table of a column, or of an object on a table; of anything else, its own name."""
+    if name.startswith("column "):
+        return name.removeprefix("column ").rpartition(".")[0]
+    return name.rpartition(" on ")[2]

@@ -74,7 +74,7 @@ class Progress:
 class Loaded(Progress):
     """Result of a bulk load."""
 
-    node: str | None  # of the last chunk; None if there were no rows
+    node: str | None  # node of the last chunk; None if there were no rows
 
 
 def bulk_load(

@@ -13,7 +13,7 @@ from sqlalchemy.sql.schema import CallableColumnDefault, ScalarElementColumnDefa
 
 from ..errors import DistributedSQLError, MisuseError
 
-Values: TypeAlias = tuple[Any, ...]  # of one row, in the order of the shape's columns
+Values: TypeAlias = tuple[Any, ...]  # values of one row, in the order of the shape's columns
 Default: TypeAlias = Callable[[Any], Any]  # computes a default; its argument is a `CurrentRow`
 
 _SIZED = (String, LargeBinary, JSON, ARRAY)
@@ -50,7 +50,7 @@ class Shape:
     table: Table
     names: tuple[str, ...]  # keys of a row, in the order of the first columns
     columns: tuple[Column[Any], ...]
-    defaults: tuple[Default, ...]  # of the columns after the named ones
+    defaults: tuple[Default, ...]  # defaults of the columns after the named ones
     needs_insert: bool  # a default is an SQL expression, which COPY cannot compute
 
     @classmethod

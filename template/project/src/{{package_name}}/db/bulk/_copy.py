@@ -68,7 +68,7 @@ class CopyStatement:
     """COPY for the rows of one shape."""
 
     text: str
-    oids: tuple[int, ...]  # of the columns' types; empty in text format, where the server parses the text
+    oids: tuple[int, ...]  # OIDs of the columns' types; empty in text format, where the server parses the text
     processors: tuple[Callable[[Any], Any] | None, ...]
     guards: tuple[Callable[[Any], bool] | None, ...]
 

@@ -1,7 +1,7 @@
 """Checks of the real cluster, each within a time limit; nothing that they write stays behind."""
 
-from .check import Check, CheckContext, CheckResult, Status
+from .check import Check, CheckContext, CheckResult, Report, Run, Status, verify
 from .checks import ALL, WITH_CHAOS
-from .run import CheckRun, Report, verify
+from .scratch import Scratch
 
-__all__ = ["ALL", "WITH_CHAOS", "Check", "CheckContext", "CheckResult", "CheckRun", "Report", "Status", "verify"]
+__all__ = ["ALL", "WITH_CHAOS", "Check", "CheckContext", "CheckResult", "Report", "Run", "Scratch", "Status", "verify"]

@@ -1,19 +1,21 @@
-"""The base class of all checks, with the context that a check gets and the result that it returns."""
+"""The base class of all checks, the context that a check gets, the result that it returns, and how checks are run."""
 
-import random
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, partial
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import Select
-from sqlalchemy.engine import URL
+from sqlalchemy import URL, Select
 
+from ...db.retry import first_line, sqlstate_of
 from ..cluster import Cluster
 from ..connections import connect_all
 from ..topology import Topology
@@ -38,10 +40,7 @@ class CheckResult:
     evidence: Mapping[str, object] = field(default_factory=dict)
 
 
-passed = partial(CheckResult, Status.PASS)
-warned = partial(CheckResult, Status.WARN)
-failed = partial(CheckResult, Status.FAIL)
-skipped = partial(CheckResult, Status.SKIP)
+passed, warned, failed, skipped = (partial(CheckResult, status) for status in Status)
 
 
 def judge(problems: list[str], summary: str, evidence: Mapping[str, object], doubts: Sequence[str] = ()) -> CheckResult:
@@ -92,10 +91,6 @@ class CheckContext:
             topology.wait_for_catchup()
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
 
-    def random(self, *salt: object) -> random.Random:
-        """Return a source of random numbers that depends on the seed and on `salt`."""
-        return random.Random(repr((self.seed, *salt)))  # noqa: S311
-
 
 class Check(ABC):
     """One check. The first line of a subclass's docstring is its title, the rest its hint."""
@@ -109,16 +104,7 @@ class Check(ABC):
 
     @abstractmethod
     def run(self, context: CheckContext) -> CheckResult:
-        """Run the check."""
-
-    def skip_reason(self, context: CheckContext) -> str | None:
-        """Return why the check would prove nothing on this cluster; None to run it."""
-        return None
-
-    @classmethod
-    def is_needed_by(cls, other: "type[Check]") -> bool:
-        """Return whether `other` is skipped if this check failed."""
-        return cls.__name__ in other.requires or other.__name__ in cls.required_by
+        """Run the check, or return a SKIP if it would prove nothing on this cluster."""
 
     @classmethod
     def title(cls) -> str:
@@ -129,3 +115,88 @@ class Check(ABC):
     def hint(cls) -> str:
         """Return what to do if the check fails."""
         return " ".join((getdoc(cls) or "").partition("\n")[2].split())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A check that was run or skipped, with its result and its duration in seconds."""
+
+    check: type[Check]
+    result: CheckResult
+    duration: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results of all checks of one run."""
+
+    runs: list[Run]
+    seed: int
+    started: datetime
+
+    @property
+    def passed(self) -> bool:
+        """True if no check failed."""
+        return all(run.result.status is not Status.FAIL for run in self.runs)
+
+
+class NothingIsLeftBehind(Check):
+    """Nothing is left behind.
+
+    Drop the schemas whose names start with `_verify_`; a later run does so when they are an hour old.
+    """
+
+    timeout = 25.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Drop the scratch schema."""
+        context.scratch.database.dispose()
+        with context.topology() as topology:
+            topology.drop_schema(context.scratch.schema)
+        return passed("the scratch schema is dropped")
+
+
+def verify(
+    context: CheckContext,
+    checks: Sequence[type[Check]],
+    *,
+    on_start: Callable[[type[Check]], None] = lambda check: None,
+) -> Report:
+    """Run `checks` in order, each after a call of `on_start`; skip those that require a failed one."""
+    report = Report([], context.seed, datetime.now(UTC))
+    # Checks that failed, or were skipped because another one did, each with the names of those that it is required by.
+    unmet: dict[str, tuple[str, ...]] = {}
+    try:
+        for check in checks:
+            on_start(check)
+            needed = [name for name, later in unmet.items() if name in check.requires or check.__name__ in later]
+            report.runs.append(Run(check, skipped(f"needs {', '.join(needed)}")) if needed else _run(check, context))
+            if needed or report.runs[-1].result.status is Status.FAIL:
+                unmet[check.__name__] = check.required_by
+    finally:
+        # After an interrupt, too; unless no check has asked for the scratch schema.
+        if "scratch" in vars(context):
+            report.runs.append(_run(NothingIsLeftBehind, context))
+    return report
+
+
+def _run(check: type[Check], context: CheckContext) -> Run:
+    """Run a check in a thread, and let it fail if it raises an error or takes longer than its timeout."""
+    results: list[CheckResult] = []
+
+    def run() -> None:
+        try:
+            results.append(check().run(context))
+        except Exception as error:
+            line = first_line(error) or type(error).__name__
+            if sqlstate_of(error) == "42501":
+                line += "; the admin nodes must be given for a role that may read the state of replication"
+            results.append(failed(line))
+
+    started = time.monotonic()
+    # A hanging server can block its client for ever, despite all timeouts: then the thread, a daemon, is abandoned.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(check.timeout)
+    result = results[0] if results else failed(f"no result within {check.timeout:.0f} s")
+    return Run(check, result, time.monotonic() - started)

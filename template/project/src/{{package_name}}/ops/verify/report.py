@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from .check import Status
-from .run import Report
+from .check import Report, Status
 
 COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.SKIP: "cyan"}
 
@@ -45,8 +44,7 @@ def as_json(report: Report, backend: str) -> str:
         for run in report.runs
     ]
     head = {"schema": 1, "backend": backend, "seed": report.seed, "started": report.started.isoformat()}
-    answer = head | {"passed": report.passed, "checks": checks}
-    return json.dumps(answer, indent=2, default=str, ensure_ascii=False)
+    return json.dumps(head | {"passed": report.passed, "checks": checks}, indent=2, default=str, ensure_ascii=False)
 
 
 def as_junit(report: Report) -> str:

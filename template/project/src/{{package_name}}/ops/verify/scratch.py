@@ -1,16 +1,17 @@
-"""The scratch schema, with a table for checks to write to, because they must not depend on the application's models."""
+"""Fixtures of the checks: a schema to write to, which no model of the application is in, and clients that write."""
 
 import secrets
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from uuid import uuid4
 
-from sqlalchemy import BigInteger, Connection, MetaData, select, text
-from sqlalchemy.engine import URL
+from sqlalchemy import URL, Connection, MetaData, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema, DropSchema
 
-from ...db import Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
-from ..schema import SCRATCH_PREFIX
+from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
+from ..migrate import SCRATCH_PREFIX
 from ..topology import Topology
 
 STALE = 3600
@@ -19,8 +20,6 @@ STALE = 3600
 
 class Base(DeclarativeBase):
     """Base of the scratch tables."""
-
-    type_annotation_map = {int: BigInteger}
 
 
 class Entry(PrimaryKeyMixin, Base):
@@ -43,8 +42,11 @@ class Scratch:
         """Execution options that put the tables without a schema into this one."""
         retry = RetryPolicy(attempts=50, deadline=10.0)
         self.database = Database(urls, retry=retry, application_name="verify", execution_options=self.options)
-        _drop_stale(topology)
         nodes = topology.ddl_nodes()
+        for name in topology.connections[nodes[0]].scalars(text("SELECT nspname FROM pg_namespace")).all():
+            born = name.removeprefix(SCRATCH_PREFIX).partition("_")[0]
+            if name.startswith(SCRATCH_PREFIX) and born.isdigit() and int(born) < time.time() - STALE:
+                topology.drop_schema(name)
         try:
             for node in nodes:
                 topology.connections[node].execute(CreateSchema(self.schema))
@@ -70,10 +72,7 @@ class Scratch:
 
 def add_entries(session: PinnedSession, owner: str, count: int = 1) -> list[Key]:
     """Add `count` entries at once and return their keys."""
-    entries = [Entry(owner=owner) for _ in range(count)]
-    session.add_all(entries)
-    session.flush()
-    return [entry.id for entry in entries]
+    return list(session.scalars(insert(Entry).returning(Entry.id), [{"owner": owner}] * count))
 
 
 def add_once(session: PinnedSession, owner: str) -> None:
@@ -82,9 +81,37 @@ def add_once(session: PinnedSession, owner: str) -> None:
         add_entries(session, owner)
 
 
-def _drop_stale(topology: Topology) -> None:
-    first = next(iter(topology.connections.values()))
-    for name in first.scalars(text("SELECT nspname FROM pg_namespace")).all():
-        born = name.removeprefix(SCRATCH_PREFIX).partition("_")[0]
-        if name.startswith(SCRATCH_PREFIX) and born.isdigit() and int(born) < time.time() - STALE:
-            topology.drop_schema(name)
+class Load:
+    """Context manager in which a thread for each of `clients` calls it again and again, with a unique text to write."""
+
+    def __init__(self, clients: Iterable[Callable[[str], object]]) -> None:
+        self.acknowledged: dict[str, float] = {}
+        """Texts that were written, each with the time on the monotonic clock at which that was known."""
+        self.doubtful: list[str] = []
+        """Texts that may have been written."""
+        self.failed: list[str] = []
+        """Errors of the writes that failed, each in a line that begins with its class."""
+        self._finished = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(write,), daemon=True) for write in clients]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finished.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, write: Callable[[str], object]) -> None:
+        while not self._finished.is_set():
+            name = str(uuid4())
+            try:
+                write(name)
+                self.acknowledged[name] = time.monotonic()
+            except AmbiguousCommit:
+                self.doubtful.append(name)
+            except Exception as error:
+                self.failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+            time.sleep(0.001)

@@ -8,8 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ...connections import Unreachable, connect, connect_all
-from ...migrate import load_config, version_of
-from ...schema import differences, read_schema
+from ...migrate import differences, load_config, read_schema, version_of
 from ...topology import Topology
 from ..check import Check, CheckContext, CheckResult, judge
 
