@@ -74,7 +74,7 @@ def bulk_load(ground: Ground) -> Callable[..., Any]:
 
 @functools.cache
 def loads(ground: Ground, table: str) -> tuple[int, dict[str, list[float]]]:
-    """Measure rows per second of `bulk_load`, of COPY by hand, and of the ORM, into this one of the `tables`."""
+    """Measure rows per second of `bulk_load`, of COPY by hand, and of the ORM, into one of the `tables`."""
     load = bulk_load(ground)
     project = pgedge(ground)
     found = tables(project)

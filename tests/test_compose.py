@@ -235,6 +235,20 @@ def test_a_node_promoted_by_mistake_follows_again(followed: Project) -> None:
     followed.verify()
 
 
+def test_a_wrong_password_is_explained(project: Project) -> None:
+    if project.profile["can_be_insecure"]:
+        pytest.skip("the nodes take the password of the file at each `up`")
+    file = project.folder / ".secrets" / "admin_password"
+    right = file.read_text()
+    file.write_text("wrong")
+    result = project.call(project.python, "-m", "shop", "up")
+    file.write_text(right)
+    assert result.returncode == 2
+    assert 'password authentication failed for user "admin"' in result.stderr
+    assert "Traceback" not in result.stderr
+    project.shop("up")
+
+
 def test_destroy_leaves_nothing(project: Project) -> None:
     assert project.left() != []
     project.shop("destroy")

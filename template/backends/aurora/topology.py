@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, text
 from typer import Typer
 
-from .base import DDL_TIMEOUT, BaseTopology, Link, TopologyError
+from .base import BaseTopology, Link, TopologyError
 
 
 class Topology(BaseTopology):
@@ -58,7 +58,7 @@ class Topology(BaseTopology):
             if reader != writer
         ]
 
-    def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
+    def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed before the call is visible on every node."""
         next_check = time.monotonic() + min(timeout, 0.5)
         deadline = time.monotonic() + timeout
@@ -80,7 +80,7 @@ class Topology(BaseTopology):
 
     def wait_for_ddl(self) -> None:
         """Wait until every reader has replayed the schema changes made so far."""
-        self.wait_for_catchup(timeout=DDL_TIMEOUT)
+        self.wait_for_catchup()
 
     @staticmethod
     def register_commands(app: Typer) -> None:

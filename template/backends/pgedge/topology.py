@@ -14,7 +14,7 @@ from itertools import permutations
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from .base import DDL_TIMEOUT, BaseTopology, Changes, Link, TopologyError
+from .base import BaseTopology, Changes, Link, TopologyError
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
 _NO_SCHEMA = "runs on one node, so it must not change the schema; put this into a revision of its own"
@@ -69,7 +69,7 @@ class Topology(BaseTopology):
             for pair, state in states.items()
         ]
 
-    def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
+    def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
         deadline = time.monotonic() + timeout
         next_check = time.monotonic() + 0.3
@@ -102,7 +102,7 @@ class Topology(BaseTopology):
             if not has_spock(connection):
                 for statement in connection.scalars(text(_REFRESH_LINKS)).all():
                     connection.exec_driver_sql(statement)
-        self.wait_for_catchup(timeout=DDL_TIMEOUT)
+        self.wait_for_catchup()
 
     def drop_schema(self, schema: str) -> None:
         """Drop a schema, with everything in it, on every node, once all changes to its tables have arrived."""
@@ -198,7 +198,6 @@ def left_out_tables(connection: Connection) -> list[str]:
 
 
 def _position(connection: Connection) -> str:
-    """Return the position in WAL that all commits of a node precede."""
     # Every commit that returned is flushed; WAL beyond that may stay unflushed, and so unsent, for a while.
     position = "spock.sync_event()" if has_spock(connection) else "pg_current_wal_flush_lsn()"
     return str(connection.scalar(text(f"SELECT {position}")))

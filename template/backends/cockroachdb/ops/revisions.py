@@ -6,7 +6,6 @@ own, and an interrupted revision is completed by running it again.
 """
 
 import re
-from collections.abc import Iterable
 from textwrap import shorten
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -73,19 +72,16 @@ def compare_type(
 def make_repeatable(_context: object, _revision: object, directives: list[ops.MigrationScript]) -> None:
     """Write IF NOT EXISTS or IF EXISTS into every operation of a new revision, as a hook of Alembic."""
     for directive in directives:
-        for operations in (directive.upgrade_ops, directive.downgrade_ops):
-            for operation in _flat(operations.ops if operations else ()):
-                for name in ("if_not_exists", "if_exists"):
-                    if hasattr(operation, name):
-                        setattr(operation, name, True)
+        _make_repeatable(directive.upgrade_ops)
+        _make_repeatable(directive.downgrade_ops)
 
 
-def _flat(operations: Iterable[Any]) -> Iterable[Any]:
-    for operation in operations:
-        if isinstance(operation, ops.OpContainer):
-            yield from _flat(operation.ops)
-        else:
-            yield operation
+def _make_repeatable(operation: Any) -> None:
+    for name in ("if_not_exists", "if_exists"):
+        if hasattr(operation, name):
+            setattr(operation, name, True)
+    for inner in getattr(operation, "ops", ()):
+        _make_repeatable(inner)
 
 
 def _statements(revision: ModuleType, *, back: bool) -> list[str]:

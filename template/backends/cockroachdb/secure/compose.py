@@ -14,11 +14,6 @@ class Compose(ContainerCluster):
 
     superuser = "operations"
 
-    def up(self) -> None:
-        """Start the containers that are down, wait until all are healthy, and fetch the authority's certificate."""
-        super().up()
-        write_private(self._authority, self._docker("compose", "exec", "-T", NODES[0].name, "cat", "/certs/ca.crt"))
-
     def destroy(self) -> None:
         """Remove the containers, their data, the passwords and the certificate."""
         super().destroy()
@@ -27,6 +22,11 @@ class Compose(ContainerCluster):
     @property
     def _authority(self) -> Path:
         return self._secrets["app_password"].with_name("ca.crt")
+
+    def _log_in(self) -> None:
+        """Fetch the authority's certificate, which verifies the nodes, and log in."""
+        write_private(self._authority, self._docker("compose", "exec", "-T", NODES[0].name, "cat", "/certs/ca.crt"))
+        super()._log_in()
 
     def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
         verified = {"sslmode": "verify-full", "sslrootcert": str(self._authority)}

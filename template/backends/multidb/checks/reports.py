@@ -12,8 +12,8 @@ from ....db import DistributedSQLError, PinnedSession
 from ....db.table_sync import sync_table
 from ...cluster import HOME
 from ...connections import connect
-from ...foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
-from ..check import Check, CheckContext, CheckResult, failed, passed
+from ...foreign import TARGET, NoTables, examples, explain, local_cluster, set_up, sources, take_down
+from ..check import Check, CheckContext, CheckResult, failed, passed, skipped
 from .playground import playground
 
 SCHEMA_PREFIX = "_verify_"
@@ -73,6 +73,9 @@ class ForeignQueriesAreSentAlong(Check):
             with connect(context.urls[node], node=TARGET) as connection:
                 plans = {name: explain(connection, query) for name, query in examples(source).items()}
                 control = explain(connection, f'SELECT * FROM "{source}".entry WHERE amount > random()')  # noqa: S608
+        except NoTables as error:
+            # A database that has migrations which did not run fails the required check, and this one does not run.
+            return skipped(str(error))
         finally:
             with suppress(DBAPIError, DistributedSQLError):
                 take_down(context.admin_urls, prefix=SCHEMA_PREFIX)

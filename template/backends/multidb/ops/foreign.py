@@ -40,6 +40,10 @@ class ForeignError(OperationError):
     """A server refused the setup of foreign tables; the message names it and the reason."""
 
 
+class NoTables(ForeignError):
+    """A database has none of the tables of its models."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The parts of a query that run on other servers, and those that run here."""
@@ -97,7 +101,7 @@ def set_up(
         for spec in sources():
             tables = _existing(others[spec.name], spec)
             if not tables:
-                raise ForeignError(f"{spec.name} has none of its tables: run `migrate` first")
+                raise NoTables(f"{spec.name} has none of its tables: run `migrate` first")
             try:
                 with target.transaction():
                     target.execute("SET LOCAL log_min_error_statement = 'panic'")  # a statement below has a password

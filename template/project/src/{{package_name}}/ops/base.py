@@ -17,9 +17,6 @@ from typer import Typer
 Changes: TypeAlias = Literal["schema", "data"]
 """Subject of a revision, `changes` in its file; never both."""
 
-DDL_TIMEOUT = 30.0
-"""Seconds a schema change may take to reach every node."""
-
 
 class OperationError(Exception):
     """The operation cannot be done; commands print the message and exit with status 2."""
@@ -98,7 +95,7 @@ class BaseTopology:
         """Return every link there should be, with its state."""
         return []
 
-    def wait_for_catchup(self, *, timeout: float = 10.0) -> None:
+    def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed before the call is visible on every node that receives it.
 
         Raises:
@@ -140,8 +137,6 @@ class BaseTopology:
             if is_held:
                 connection.execute(text("SELECT pg_advisory_unlock(20011)"))
 
-    # Hooks of ops/migrate.py.
-
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return the nodes on which a revision has to be run for every node to have what it changes."""
         return self.ddl_nodes()
@@ -160,8 +155,6 @@ class BaseTopology:
     def autogenerate_options() -> dict[str, Any]:
         """Return the options of Alembic's context with which a new revision is written."""
         return {}
-
-    # Hooks of ops/cli.py.
 
     @staticmethod
     def migrate_other_databases(

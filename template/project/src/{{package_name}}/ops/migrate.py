@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from ..db import keys
 from ..settings import Settings
 from . import PROGRAM
-from .base import DDL_TIMEOUT, Changes, MigrationError, Step
+from .base import Changes, MigrationError, Step
 from .connections import connect_all, engine_for
 from .topology import Topology
 
@@ -65,7 +65,7 @@ def migrate(
         with topology.migration_lock() as is_held:
             if not is_held:
                 raise MigrationError("another migration is running; wait for it to end")
-            topology.wait_for_catchup(timeout=DDL_TIMEOUT)
+            topology.wait_for_catchup()
             run = _Run(config, admin_urls, topology, owner, on_step)
             try:
                 path = _path(config, map(version_of, connections.values()), target)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from sqlalchemy.engine import URL
 
+from ..connections import connect_all
 from . import Cluster, ClusterError, NodeState, NodeStatus, write_private
 from .nodes import DATABASE, NODES, Node, find_node, node_urls
 
@@ -55,6 +56,7 @@ class ContainerCluster(Cluster):
             self._create_secrets()
             self._pull()
             self._up(timeout=UP_TIMEOUT)
+            self._log_in()
             self._write_env()
 
     def down(self) -> None:
@@ -96,6 +98,11 @@ class ContainerCluster(Cluster):
         return self._urls(self.superuser, self._password("admin_password"), self._containers())
 
     # Hooks
+
+    def _log_in(self) -> None:
+        """Log in to every node once: the data may have other passwords than the files. Raise Unreachable if refused."""
+        with connect_all(self.urls()), connect_all(self.admin_urls()):
+            pass
 
     def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
         """Return the URL of each node for one role; a subclass may add parameters."""

@@ -88,7 +88,7 @@ class CheckContext:
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
         with self.topology(**self.scratch.options) as topology:
-            topology.wait_for_catchup()
+            topology.wait_for_catchup(timeout=10)
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
 
 
