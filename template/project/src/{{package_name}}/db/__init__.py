@@ -16,6 +16,7 @@ from .errors import (
 )
 from .keys import Key, PrimaryKeyMixin, key_column
 from .retry import Counters, Threads
+from .routing import Route as BaseRoute
 from .routing import Router
 from .session import PinnedSession
 
@@ -24,6 +25,7 @@ __all__ = [
     "Backend",
     "BadRow",
     "BaseBackend",
+    "BaseRoute",
     "Counters",
     "Database",
     "DistributedSQLError",
