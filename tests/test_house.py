@@ -125,7 +125,7 @@ def test_a_project_is_the_same_when_every_other_backend_is_deleted(
     ours, theirs = files(tmp_path / "shop"), files(rendered(variant(backend)))
     recorded, expected = (yaml.safe_load(project.pop(ANSWERS)) for project in (ours, theirs))
     assert ours == theirs
-    # Where a project came from differs, and a copy of the template has no commit.
+    # The copy is another source, and it has no commit.
     for answers in (recorded, expected):
         answers.pop("_src_path")
         answers.pop("_commit", None)
