@@ -64,8 +64,8 @@ class Topology(BaseTopology):
     def migration_lock(self) -> Iterator[bool]:
         """Hold a lock that one migration can have; yield False if another has it.
 
-        CockroachDB has no advisory locks. A row written by a transaction that stays open serves as one: another writer
-        is told at once. The cluster ends the transaction within five seconds after its connection is lost.
+        A row written by an open transaction serves as the advisory lock that CockroachDB lacks: another writer is told
+        at once. The cluster ends the transaction within five seconds after its connection is lost.
         """
         connection = self.connections[self.ddl_nodes()[0]]
         table = f"{OPERATIONS}.migration_lock"
@@ -85,10 +85,7 @@ class Topology(BaseTopology):
             except DBAPIError as error:
                 if sqlstate_of(error) not in ("55P03", *Backend.retryable):
                     raise
-            try:
-                yield is_held
-            finally:
-                holder.rollback()
+            yield is_held
 
     def check_revision(self, revision: ModuleType, *, back: bool) -> None:
         """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""
