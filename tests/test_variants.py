@@ -210,9 +210,9 @@ OF_BACKEND = {
         tests/runtime/several/test_outbox.py
         tests/runtime/several/test_table_sync.py
         tests/runtime/several/test_twophase.py
-        tests/test_sales.py
         tests/runtime/test_foreign.py
         tests/runtime/test_nodes.py
+        tests/test_sales.py
     """,
     "tenants": """
         cluster/roles.sql
@@ -515,10 +515,31 @@ class Book(PrimaryKeyMixin, Base):
 
     title: Mapped[str]
 """
+OTHER_DATABASES = """
+from .db.databases import Databases, DatabaseSpec
+from .db.table_sync import TableSync
+from .models import Base
+from .settings import Settings
+
+DATABASES = (DatabaseSpec(name="library", models=Base, node="n1"),)
+DECISION_LOG = "library"
+TABLE_SYNCS: tuple[TableSync, ...] = ()
+
+
+def open_databases() -> Databases:
+    return Databases.from_settings(DATABASES, Settings(), decision_log=DECISION_LOG)
+"""
+OTHER_MESSAGES = """
+from .db.outbox import Receivers
+
+RECEIVERS: Receivers = {}
+"""
 ANOTHER_APPLICATION = {
-    "src/shop/models.py": ANOTHER_DOMAIN,
-    "src/shop/sales.py": "from .db.outbox import Receivers\n\nRECEIVERS: Receivers = {}\n",
+    "models.py": ANOTHER_DOMAIN,
+    "databases.py": OTHER_DATABASES,
+    "sales.py": OTHER_MESSAGES,
 }
+"""Modules that the runtime imports; a project may have fewer."""
 
 
 def imported(code: str) -> Iterator[str]:
@@ -546,20 +567,24 @@ def test_the_tests_of_the_runtime_hold_with_any_models(
     )
     project = shutil.copytree(rendered(name), tmp_path / "shop")
     profile = QUESTIONNAIRE.profiles()[backend]
-    domain = {f"shop.{Path(file).stem}" for file in ["models.py", "bank.py", *profile["app_files"]]}
+    application = ["models.py", "bank.py", *profile["app_files"]]
+    domain = {f"shop.{Path(file).stem}" for file in application}
     importing = {
         file
         for file, text in texts(project / "tests/runtime")
         if file.endswith(".py") and not domain.isdisjoint(imported(text))
     }
     assert importing == set()
-    for file, text in ANOTHER_APPLICATION.items():
-        if (project / file).exists():
-            (project / file).write_text(text)
-    (project / "src/shop/bank.py").unlink()
-    for file in ["test_bank.py", *profile["app_test_files"]]:
-        (project / "tests" / file).unlink()
-    shutil.rmtree(project / "migrations/versions")
+    for file in application:
+        module = project / "src/shop" / file
+        module.unlink()
+        if file in ANOTHER_APPLICATION:
+            module.write_text(ANOTHER_APPLICATION[file])
+    for path in [*(project / "tests").iterdir(), *(project / "migrations").iterdir()]:
+        if path.is_dir() and path.name != "runtime":
+            shutil.rmtree(path)
+        elif path.name.startswith("test_"):
+            path.unlink()
     python = interpreter(name)
     cache = tmp_path_factory.getbasetemp() / ("mypy" if python == sys.executable else "mypy-other")
     run(python, "-m", "mypy", "--cache-dir", cache, cwd=project)

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import delete, text
+from sqlalchemy import MetaData, delete, text
 from sqlalchemy.exc import DBAPIError
 
 from ....databases import DATABASES, DECISION_LOG
 from ....db import DistributedSQLError, PinnedSession, RetryPolicy, outbox, table_sync, twophase
 from ....db.databases import Databases, NamedDatabase
-from ...foreign import TARGET
 from ..check import CheckContext
 from ..scratch import STALE, Base
 
@@ -20,13 +19,17 @@ PREFIX = f"{twophase.PREFIX}_verify_"
 
 
 @contextmanager
-def playground(context: CheckContext) -> Iterator[Databases]:
-    """Yield the databases with empty tables: in the scratch schema, and in a SQLite file of its own."""
+def playground(context: CheckContext, *models: MetaData) -> Iterator[Databases]:
+    """Yield the databases with empty tables: in the scratch schema, and in a SQLite file of its own.
+
+    Args:
+        context: cluster to work on.
+        models: tables to create on each server, beside those of the runtime.
+    """
     owned = [twophase.metadata, outbox.metadata, table_sync.source_metadata, table_sync.target_metadata]
     with context.topology() as topology:
         for spec in DATABASES:
             if spec.node is not None:
-                models = [spec.models.metadata] if spec.name in ("orders", TARGET) else []
                 context.scratch.create_tables(topology.connections[spec.node], *owned, *models)
     with (
         tempfile.TemporaryDirectory() as folder,

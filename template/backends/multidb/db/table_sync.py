@@ -303,7 +303,8 @@ def _position(session: PinnedSession, sync: TableSync) -> Position | None:
 def _upsert(session: PinnedSession, sync: TableSync, chunk: list[Any]) -> int:
     rows = [{name: getattr(row, name) for name in sync.columns} for row in chunk]
     new = insert(sync.into)
-    changed = {name: new.excluded[name] for name in sync.columns if name != "id"}
+    # The key is set only in a copy that has no other column, because triggers may take it for a deletion.
+    changed = {name: new.excluded[name] for name in sync.columns if name != "id"} or {"id": new.excluded.id}
     session.execute(new.on_conflict_do_update(index_elements=[sync.into.c.id], set_=changed), rows)
     return len(rows)
 
