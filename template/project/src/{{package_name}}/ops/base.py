@@ -47,8 +47,10 @@ class Link:
     origin: str
     receiver: str
     state: str
-    is_up: bool  # changes flow, as far as both ends can tell
-    is_lost: bool = False  # it does not come back by waiting
+    is_up: bool
+    """True if changes flow, as far as both ends can tell."""
+    is_lost: bool = False
+    """True if it does not come back by waiting."""
 
     def __str__(self) -> str:
         return f"{self.origin}→{self.receiver} {self.state}"
@@ -127,7 +129,8 @@ class BaseTopology:
     def migration_lock(self) -> Iterator[bool]:
         """Hold a lock that one migration can have; yield False if another has it. A lost connection releases it."""
         connection = self.connections[self.writers()[0]]
-        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(20011)")) is True  # an arbitrary key
+        # The key is arbitrary.
+        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(20011)")) is True
         try:
             yield is_held
         finally:

@@ -21,7 +21,10 @@ class Unreachable(OperationError):
 
 @lru_cache(maxsize=64)
 def engine_for(url: URL, *, statement_timeout: float = 10.0) -> Engine:
-    """Return an engine without a pool; it is kept, because its first connection is slow. A timeout of 0 s: no limit."""
+    """Return an engine without a pool. The timeout is in seconds; 0 means no limit.
+
+    It is kept, because the queries that SQLAlchemy sends on an engine's first connection double the time to connect.
+    """
     server = f"{url.host}:{url.port}"
     pool = PoolLimits(poolclass=NullPool, size=1, max_overflow=0)
     timeouts = Timeouts(statement=statement_timeout, idle_in_transaction=0)
