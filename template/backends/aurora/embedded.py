@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg import sql
 
-from . import ClusterError
+from . import ClusterError, write_private
 from .nodes import DATABASE, NODES, Node, find_node
 from .process_cluster import ClusterState, ProcessCluster
 from .server import Server
@@ -145,9 +145,7 @@ def _is_reader(server: Server) -> bool:
 
 
 def _make_reader(server: Server) -> None:
-    file = server.data / "standby.signal"
-    file.touch(mode=0o600)
-    server.chown(file)
+    write_private(server.data / "standby.signal", "", owner=server.user)
 
 
 def _timeline(server: Server) -> int:

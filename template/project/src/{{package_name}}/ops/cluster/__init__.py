@@ -6,6 +6,7 @@ containers. Both write the URLs of the nodes to `.cluster/env`, where the settin
 
 import fcntl
 import os
+import pwd
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,11 +112,12 @@ class Cluster(ABC):
             yield
 
 
-def write_private(path: Path, content: str) -> None:
-    """Replace a file atomically by one that only its owner can read."""
+def write_private(path: Path, content: str, *, owner: pwd.struct_passwd | None = None) -> None:
+    """Replace a file atomically by one that only its owner can read; None: the current user."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
+    fresh.touch(mode=0o600)
+    fresh.write_text(content)
+    if owner is not None:
+        os.chown(fresh, owner.pw_uid, owner.pw_gid)
     fresh.replace(path)

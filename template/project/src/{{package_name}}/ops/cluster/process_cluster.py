@@ -234,12 +234,13 @@ class ProcessCluster(Cluster):
         self._stop(state, self._stop_order, signal.SIGQUIT)
         shutil.rmtree(self._data, ignore_errors=True)
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._user is not None:
+            os.chown(self._data, self._user.pw_uid, self._user.pw_gid)
         return state
 
     def _initialize(self, state: ClusterState, node: Node) -> None:
         """Create a server with the application's role and database, and stop it."""
         server = self._server(state, node)
-        server.chown(self._data)
         server.initialize(superuser=SUPERUSER, password=state.superuser_password)
         self._start(state, [node])
         with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
@@ -274,9 +275,7 @@ class ProcessCluster(Cluster):
             if not nodes:
                 return
             self._choose_ports(state, nodes)
-            services = self._data / "service.conf"
-            write_private(services, self._services(state))
-            self._server(state, NODES[0]).chown(services)
+            write_private(self._data / "service.conf", self._services(state), owner=self._user)
             self._save(state)
             for node in nodes:
                 self._configure(state, node)

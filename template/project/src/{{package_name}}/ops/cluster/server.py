@@ -36,8 +36,7 @@ class Server(Process):
     def initialize(self, *, superuser: str, password: str) -> None:
         """Create the data directory."""
         password_file = self.data.with_suffix(".password")
-        write_private(password_file, password)
-        self.chown(password_file)
+        write_private(password_file, password, owner=self.user)
         try:
             self.replace_data(
                 lambda fresh: self.run(
@@ -69,9 +68,7 @@ class Server(Process):
     def configure(self, settings: Mapping[str, object]) -> None:
         """Write the settings that the server reads at its next start."""
         lines = (f"{name} = '{str(value).replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
-        file = self.data / "postgresql.auto.conf"
-        file.write_text("".join(lines))
-        self.chown(file)
+        write_private(self.data / "postgresql.auto.conf", "".join(lines), owner=self.user)
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of PostgreSQL's programs as the server's user; return its output.
@@ -90,11 +87,6 @@ class Server(Process):
         if result.returncode:
             raise ClusterError(f"{program} failed: {result.stdout.strip()}")
         return result.stdout
-
-    def chown(self, path: Path) -> None:
-        """Give a file to the server's user."""
-        if self.user is not None:
-            os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
     def _options(self) -> Mapping[str, Any]:
         folder = str(self.data.parent)
