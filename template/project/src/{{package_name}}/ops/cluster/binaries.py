@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from . import ClusterError
 
@@ -45,13 +46,12 @@ def find_binaries() -> Path:
     )
 
 
-def major(folder: Path) -> int:
-    """Return the major version of the PostgreSQL in `folder`; 0 if there is none that runs."""
-    if not (folder / "initdb").exists():
-        return 0
+def major(folder: Path, user: pwd.struct_passwd | None = None) -> int:
+    """Return the major version of the PostgreSQL in `folder`; 0 if there is none that `user` can run."""
+    command = [folder / "postgres", "--version"]
     with suppress(OSError):
-        version = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=False).stdout
-        if match := re.search(r"\) (\d+)", version):
+        version = subprocess.run(command, capture_output=True, text=True, check=False, **run_as(user)).stdout
+        if (folder / "initdb").exists() and (match := re.search(r"\) (\d+)", version)):
             return int(match[1])
     return 0
 
@@ -85,17 +85,9 @@ def server_user() -> pwd.struct_passwd | None:
     raise ClusterError("PostgreSQL does not run as root, and there is no user to run it as. Name one in PG_RUN_AS.")
 
 
-def can_read(user: pwd.struct_passwd, path: Path) -> bool:
-    """Return whether `user` can read `path`, which takes access to every folder above it."""
-    test = subprocess.run(
-        ["/bin/sh", "-c", 'test -r "$1"', "sh", str(path)],
-        cwd="/",
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-        check=False,
-    )
-    return test.returncode == 0
+def run_as(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    """Return the arguments with which `subprocess` runs a program as `user`; None: the current one."""
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
 
 
 def copy_binaries(binaries: Path, cache: Path) -> Path:

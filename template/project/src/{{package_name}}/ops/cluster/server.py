@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ClusterError, write_private
+from .binaries import run_as
 from .process import STOP_TIMEOUT, Process, is_running, is_zombie
 
 
@@ -92,8 +93,7 @@ class Server(Process):
         folder = str(self.data.parent)
         services = f"{folder}/service.conf"
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "HOME": folder, "PGSERVICEFILE": services}
-        user = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []} if self.user else {}
-        return {**super()._options(), "env": environment, **user}
+        return {**super()._options(), "env": environment, **run_as(self.user)}
 
     def _wait_for_children(self) -> None:
         """Wait for the children of a killed server: PostgreSQL refuses to start while one is in the data directory."""
