@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from .nodes import Node
 from .process_cluster import ProcessCluster
@@ -46,27 +45,10 @@ class Embedded(ProcessCluster):
         # for ever.
         for receiver, dsn in nodes.items():
             with psycopg.connect(dsn, autocommit=True) as connection:
-                existing = {name for (name,) in connection.execute("SELECT subname FROM pg_subscription")}
-                for origin in nodes:
+                for origin in nodes.keys() - {receiver}:
                     link = f"{receiver}_from_{origin}"
-                    if origin != receiver and link not in existing:
-                        _drop_abandoned_slot(nodes[origin], link)
-                        connection.execute(
-                            sql.SQL(
-                                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} "
-                                "WITH (origin = none, copy_data = false, synchronous_commit = 'local')"
-                            ).format(
-                                sql.Identifier(link),
-                                sql.Literal(f"service={origin} application_name={link}"),
-                                sql.Identifier(PUBLICATION),
-                            )
-                        )
-
-
-def _drop_abandoned_slot(dsn: str, link: str) -> None:
-    """Drop the slot that an interrupted CREATE SUBSCRIPTION left at the origin."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active",
-            [link],
-        )
+                    connection.execute(
+                        f"CREATE SUBSCRIPTION {link} CONNECTION 'service={origin} application_name={link}' "
+                        f"PUBLICATION {PUBLICATION} "
+                        "WITH (origin = none, copy_data = false, synchronous_commit = 'local')"
+                    )
