@@ -58,10 +58,10 @@ class Embedded(ProcessCluster):
         # Other roles do not see whether a reader follows the writer.
         connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(DATABASE)))
 
-    def _clone(self, first: Server, others: Sequence[Server]) -> None:
-        super()._clone(first, others)
-        for server in others:
-            _make_reader(server)
+    def _create(self, state: ClusterState) -> None:
+        super()._create(state)
+        for node in NODES[1:]:
+            _make_reader(self._server(state, node))
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         deadline = time.monotonic() + STREAMING_TIMEOUT

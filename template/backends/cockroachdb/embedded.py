@@ -30,10 +30,7 @@ class Embedded(ProcessCluster):
 
     preferred = (Native,)
     node_query = "SHOW stand_in.node"
-
-    @property
-    def _stop_order(self) -> Sequence[Node]:
-        return (*NODES, SERVER)
+    processes = (*NODES, SERVER)
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
@@ -55,10 +52,6 @@ class Embedded(ProcessCluster):
         return gateway(
             node, state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0), log=self._data / f"{node.name}.log"
         )
-
-    def _configure(self, state: ClusterState, node: Node) -> None:
-        if node == SERVER:
-            super()._configure(state, node)
 
     def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
         super()._start(state, self._not_ready(state, [SERVER]))

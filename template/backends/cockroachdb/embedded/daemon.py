@@ -1,6 +1,7 @@
 """A process whose pid file is written by the command that starts it."""
 
 import subprocess
+from collections.abc import Mapping
 
 from . import write_private
 from .process import Process
@@ -11,6 +12,9 @@ class Daemon(Process):
 
     ready_timeout = 60.0
     """Seconds a process gets to accept connections; an idle machine takes 0.1 for a gateway, 2 for a node."""
+
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Write nothing, because all settings are on the command line."""
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Start the process without waiting for it."""

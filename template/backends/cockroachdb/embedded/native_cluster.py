@@ -94,9 +94,6 @@ class NativeCluster(ProcessCluster):
             raise ClusterError(f"COCKROACH_BIN is {program}, which is no program. Correct it or unset it.")
         return Path(program).resolve()
 
-    def _configure(self, state: ClusterState, node: Node) -> None:
-        """Write nothing: all settings of a node are on its command line."""
-
     def _process(self, state: ClusterState, node: Node) -> "CockroachNode":
         addresses = {other: f"127.0.0.1:{state.ports.get(other.name, 0)}" for other in NODES}
         http_port = state.ports.get(_console(node).name, 0)

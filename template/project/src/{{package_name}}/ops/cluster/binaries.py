@@ -48,7 +48,7 @@ def find_binaries() -> Path:
 
 def major(folder: Path, user: pwd.struct_passwd | None = None) -> int:
     """Return the major version of the PostgreSQL in `folder`; 0 if there is none that `user` can run."""
-    command = [folder / "postgres", "--version"]
+    command = [str(folder / "postgres"), "--version"]
     with suppress(OSError):
         version = subprocess.run(command, capture_output=True, text=True, check=False, **run_as(user)).stdout
         if (folder / "initdb").exists() and (match := re.search(r"\) (\d+)", version)):

@@ -36,6 +36,10 @@ class Process(ABC):
     def is_listening(self, pid: int) -> bool:
         """Return whether process `pid`, not some other process, listens on the port."""
 
+    @abstractmethod
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Write the settings that the process reads at its next start, if it reads any from a file."""
+
     def is_ready(self) -> bool:
         """Return whether the process runs and accepts connections."""
         pid = self.pid()
@@ -113,16 +117,14 @@ class Process(ABC):
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process exists and has not ended."""
+    """Return whether a process that this user may signal exists and has not ended."""
     # A child of this process stays a zombie until somebody waits for it.
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except OSError:
         return False
-    except PermissionError:
-        return True
     return not is_zombie(pid)
 
 

@@ -57,7 +57,6 @@ class ClusterState:
     superuser_password: str
     application_password: str
     ports: dict[str, int] = field(default_factory=dict)
-    created: bool = False
     wired: bool = False
 
 
@@ -69,6 +68,8 @@ class ProcessCluster(Cluster):
     """Clusters that `up` chooses before this one where they are available."""
     node_query: ClassVar[str] = "SHOW cluster_name"
     """Query that returns the name of the node that a session is on."""
+    processes: ClassVar[Sequence[Node]] = NODES
+    """All processes, in the order in which they are stopped."""
 
     def __init__(self, home: Path = HOME) -> None:
         super().__init__(home)
@@ -83,10 +84,9 @@ class ProcessCluster(Cluster):
         """Start the nodes that are down; create all nodes first if there are none."""
         with self._locked():
             state = self._load()
-            if state is None or not state.created:
+            if state is None or not state.wired:
                 state = self._new_state()
                 self._create(state)
-                state.created = True
             self._start(state, self._not_ready(state, NODES))
             if not state.wired:
                 self._wire({node.name: self._dsn(state, node) for node in NODES})
@@ -98,7 +98,7 @@ class ProcessCluster(Cluster):
         """Stop all nodes and keep their data."""
         with self._locked():
             if state := self._load():
-                self._stop(state, self._stop_order, signal.SIGINT)
+                self._stop(state, self.processes, signal.SIGINT)
 
     def destroy(self) -> None:
         """Stop all nodes and delete their data."""
@@ -106,7 +106,7 @@ class ProcessCluster(Cluster):
             return
         with self._locked():
             if state := self._load():
-                self._stop(state, self._stop_order, signal.SIGQUIT)
+                self._stop(state, self.processes, signal.SIGQUIT)
             shutil.rmtree(self._data, ignore_errors=True)
             self._delete_files()
 
@@ -146,31 +146,22 @@ class ProcessCluster(Cluster):
 
     # Hooks
 
-    @property
-    def _stop_order(self) -> Sequence[Node]:
-        """All processes, in the order in which they are stopped."""
-        return NODES
-
     def _settings(self, node: Node) -> Mapping[str, object]:
         """Return the settings of a node that go beyond `SETTINGS`."""
         return {}
 
     def _create(self, state: ClusterState) -> None:
         """Create the data of all nodes: initialize the first node and clone it."""
-        first, *others = NODES
-        self._initialize(state, first)
-        self._clone(self._server(state, first), [self._server(state, node) for node in others])
+        self._initialize(state, NODES[0])
+        first, *others = (self._server(state, node) for node in NODES)
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(first.copy_to, others))
 
     def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         """Change the application's database on the first node before it is cloned."""
 
-    def _clone(self, first: Server, others: Sequence[Server]) -> None:
-        """Make the other nodes from the first one, which is stopped."""
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(first.copy_to, others))
-
     def _wire(self, nodes: Mapping[str, str]) -> None:
-        """Link the running nodes, given their connection strings by name; keep the links that exist."""
+        """Link the running nodes of a new cluster, given their connection strings by name."""
 
     def _role(self, _state: ClusterState, node: Node) -> str:
         """Return the present role of a node."""
@@ -186,11 +177,6 @@ class ProcessCluster(Cluster):
     def _process(self, state: ClusterState, node: Node) -> Process:
         """Return the process that listens on a node's port."""
         return self._server(state, node)
-
-    def _configure(self, state: ClusterState, node: Node) -> None:
-        """Write what the process of a node reads when it starts."""
-        settings = {**SETTINGS, **self._settings(node), "port": state.ports[node.name], "cluster_name": node.name}
-        self._server(state, node).configure(settings)
 
     def _find_program(self) -> Path:
         """Return the server's program, in a place that the servers' user can read."""
@@ -231,7 +217,7 @@ class ProcessCluster(Cluster):
         """Return the state of a cluster that does not exist yet."""
         state = ClusterState(str(self._find_program()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
         # An interrupted creation leaves processes and data behind, and so does a deleted state.json.
-        self._stop(state, self._stop_order, signal.SIGQUIT)
+        self._stop(state, self.processes, signal.SIGQUIT)
         shutil.rmtree(self._data, ignore_errors=True)
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._user is not None:
@@ -277,9 +263,10 @@ class ProcessCluster(Cluster):
             self._choose_ports(state, nodes)
             write_private(self._data / "service.conf", self._services(state), owner=self._user)
             self._save(state)
-            for node in nodes:
-                self._configure(state, node)
             processes = {node: self._process(state, node) for node in nodes}
+            for node, process in processes.items():
+                identity = {"port": state.ports[node.name], "cluster_name": node.name}
+                process.configure({**SETTINGS, **self._settings(node), **identity})
             started = {node: process.spawn() for node, process in processes.items()}
             nodes = [node for node in nodes if not processes[node].wait_until_ready(started[node])]
             if nodes:
@@ -324,11 +311,9 @@ class ProcessCluster(Cluster):
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # PostgreSQL, too, can take a port on which connections of an earlier server linger in TIME_WAIT.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        # Like PostgreSQL, this takes a port on which connections of an earlier server linger in TIME_WAIT.
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
     return True
