@@ -21,7 +21,7 @@ CONTROL_TAG = re.compile(r"\{%[-+]?\s*(?:if|elif|else|endif|for|endfor|set)\b.*?
 TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # The longest `src` that a project of that backend may have, asyncio included. The goals are 5400 and 7600:
 # lower the limits whenever a change allows it, never raise them.
-LINES = {"pgedge": 5520, "tenants": 7475}
+LINES = {"pgedge": 5514, "tenants": 7465}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

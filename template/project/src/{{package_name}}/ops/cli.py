@@ -1,7 +1,6 @@
 """The command line of this project. Exit 0: done, 1: a check failed, 2: it could not be done; the message says why."""
 
 import logging
-import os
 import secrets
 import time
 from contextlib import closing
@@ -15,8 +14,8 @@ from ..models import Base
 from ..settings import PREFIX, Settings
 from . import BACKEND, PURPOSE
 from .base import MigrationError, Step
-from .cluster import ClusterError
-from .cluster.drivers import DRIVERS, open_cluster, remember
+from .cluster import ClusterError, write_private
+from .cluster.drivers import DRIVERS, open_cluster
 from .console import Commands, configured_urls, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
@@ -37,7 +36,7 @@ def up(cluster: Kind = None) -> None:
     chosen = open_cluster(cluster)
     started = time.monotonic()
     # First, because `down` and `destroy` must find a cluster that starts only in part.
-    remember(chosen)
+    write_private(chosen.home / "driver", f"{chosen.driver}\n")
     with talk.status(f"starting the {chosen.driver} cluster"):
         chosen.up()
     print_status()
@@ -159,7 +158,9 @@ def load(
 def verify(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-    junit: Annotated[Path | None, typer.Option(help="Also write a JUnit XML file.")] = None,
+    junit: Annotated[
+        typer.FileTextWrite | None, typer.Option(lazy=False, encoding="utf-8", help="Also write a JUnit XML file.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
 ) -> None:
@@ -167,9 +168,6 @@ def verify(
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
 
-    # Before the checks, because a report that cannot be written would be found out after minutes.
-    if junit and (junit.is_dir() or not os.access(junit if junit.exists() else junit.parent, os.W_OK)):
-        raise ClusterError(f"{junit} cannot be written. Make its folder, or name another file.")
     urls, admin_urls = configured_urls()
     cluster = open_cluster() if chaos else None
     if cluster is not None and cluster.urls() != urls:
@@ -187,10 +185,7 @@ def verify(
     else:
         report.print_table(result, out)
     if junit is not None:
-        try:
-            junit.write_text(report.as_junit(result))
-        except OSError as error:
-            raise ClusterError(f"{junit} cannot be written: {error.strerror}.") from error
+        junit.write(report.as_junit(result))
     raise typer.Exit(0 if result.passed else 1)
 
 

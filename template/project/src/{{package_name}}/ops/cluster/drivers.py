@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import HOME, Cluster, ClusterError, write_private
+from . import HOME, Cluster, ClusterError
 from .compose import Compose
 from .embedded import Embedded
 
@@ -26,8 +26,3 @@ def open_cluster(driver: str | None = None, home: Path = HOME) -> Cluster:
     if in_use and chosen != in_use:
         raise ClusterError(f"This project uses its {in_use} cluster. Remove that first with `destroy`.")
     return DRIVERS[chosen](home)
-
-
-def remember(cluster: Cluster) -> None:
-    """Note the driver of a cluster, so that later commands open the same cluster."""
-    write_private(cluster.home / "driver", f"{cluster.driver}\n")
