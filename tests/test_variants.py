@@ -64,6 +64,7 @@ FILES = """
     src/shop/db/engines.py
     src/shop/db/errors.py
     src/shop/db/keys.py
+    src/shop/db/objects.py
     src/shop/db/retry.py
     src/shop/db/routing.py
     src/shop/db/session.py
@@ -125,6 +126,7 @@ FILES = """
     tests/runtime/test_database.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
+    tests/runtime/test_objects.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
