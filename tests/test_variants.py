@@ -65,6 +65,7 @@ FILES = """
     src/shop/db/errors.py
     src/shop/db/keys.py
     src/shop/db/objects.py
+    src/shop/db/reading.py
     src/shop/db/retry.py
     src/shop/db/routing.py
     src/shop/db/session.py
@@ -127,6 +128,7 @@ FILES = """
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
+    tests/runtime/test_reading.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
