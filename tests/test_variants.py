@@ -136,14 +136,14 @@ PLACES = {
     "test_files": ("tests/runtime", "tests"),
 }
 AIO_PLACES = {"aio_files": PLACES["db_files"], "aio_test_files": PLACES["test_files"]}
+# those of each of its histories of migrations,
 OF_HISTORY = """
     migrations/{0}/0001_{0}.py
     tests/runtime/project/migrations/{0}/__init__.py
     tests/runtime/project/migrations/{0}/{0}_0001.py
 """
-# those of its key strategy,
-OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
-# those of functions that a revision creates, and those of asyncio.
+# and those of sequences, of functions that a revision creates, and of asyncio.
+OF_SEQUENCES = "src/shop/ops/autogenerate.py"
 OF_FUNCTIONS = "migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"
 OF_ASYNCIO = "src/shop/db/aio.py tests/runtime/test_aio.py"
 
@@ -293,11 +293,11 @@ def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) 
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
     profile = QUESTIONNAIRE.profiles()[answers["backend"]]
     places = PLACES | (AIO_PLACES if answers["asyncio"] else {})
-    parts = [FILES, OF_KEYS[answers["keys"]], OF_ASYNCIO if answers["asyncio"] else ""]
+    parts = [FILES, OF_ASYNCIO if answers["asyncio"] else ""]
     parts += [f"{folder}/{file}" for key, (folder, _) in places.items() for file in profile[key]]
     parts += [OF_HISTORY.format(history) for history in profile["histories"]]
-    if answers["keys"] == "snowflake" and profile["creates_snowflake"]:
-        parts.append(OF_FUNCTIONS)
+    if answers["key"]["sequences"]:
+        parts += [OF_SEQUENCES, OF_FUNCTIONS if profile["creates_snowflake"] else ""]
     expected = " ".join(parts).split()
     package = f"src/{answers['package_name']}/"
     assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)
