@@ -161,6 +161,7 @@ OF_BACKEND = {
         cluster/node.sh
         cluster/roles.sql
         cluster/setup.sh
+        src/shop/db/asgi.py
         src/shop/db/deadline.py
         src/shop/db/replicas.py
         src/shop/ops/commands.py
@@ -170,6 +171,7 @@ OF_BACKEND = {
         src/shop/ops/verify/checks/replication.py
         src/shop/ops/verify/checks/routing.py
         src/shop/ops/verify/checks/servers.py
+        tests/runtime/test_asgi.py
         tests/runtime/test_replicas.py
     """,
     "multidb": """

@@ -79,7 +79,7 @@ _request: ContextVar[RequestTokens | None] = ContextVar("request", default=None)
 
 @contextmanager
 def request_tokens(given: Token | None) -> Iterator[RequestTokens]:
-    """Share tokens among all tasks and threads that are started in this block, instead of one for each context."""
+    """Keep one set of tokens for all tasks and threads that are started in this block, not one for each context."""
     tokens = RequestTokens(given)
     before = _request.set(tokens)
     try:
