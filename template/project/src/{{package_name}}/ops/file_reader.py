@@ -108,7 +108,8 @@ class FileReader:
                 raise self.error(self._start, "not a JSON object")
             self._convert = self._convert or {name: self._converter(name).from_json for name in row}
             if row.keys() != self._convert.keys():
-                raise self.error(self._start, f"it has {', '.join(row)}; the first row has {', '.join(self._convert)}")
+                found = ", ".join(row) or "nothing"
+                raise self.error(self._start, f"it has {found}; the first row has {', '.join(self._convert)}")
             yield row
 
     def _converter(self, name: str) -> "_Converter":
@@ -141,9 +142,8 @@ class _Converter:
     def title(self) -> str:
         if issubclass(self._type, Enum):
             return f"one of {', '.join(self._type.__members__)}"
-        name = "JSON" if self._is_json else self._type.__name__
-        article = "an" if name[0] in "aeiou" else "a"
-        return f"{article} {name}{' with a time zone' if self._aware else ''}"
+        name = "JSON" if self._is_json else _TITLES.get(self._type, "text")
+        return f"{name} with a time zone" if self._aware else name
 
     def from_field(self, field: str) -> Any:
         if self._is_json:
@@ -185,4 +185,17 @@ _PARSERS: Mapping[type[Any], Callable[[str], Any]] = {
     list: json.loads,
     time: time.fromisoformat,
     UUID: UUID,
+}
+
+_TITLES: Mapping[type[Any], str] = {
+    bool: "true or false",
+    bytes: "bytes in hexadecimal",
+    date: "a date",
+    datetime: "a date and time",
+    Decimal: "a decimal number",
+    float: "a number",
+    int: "an integer",
+    list: "a JSON array",
+    time: "a time",
+    UUID: "a UUID",
 }

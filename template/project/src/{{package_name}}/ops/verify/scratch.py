@@ -7,10 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import uuid4
 
 from sqlalchemy import URL, Connection, MetaData, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema, DropSchema
 
-from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
+from ...db import (
+    AmbiguousCommit,
+    Database,
+    DistributedSQLError,
+    Key,
+    PinnedSession,
+    PrimaryKeyMixin,
+    RetryPolicy,
+    keys,
+)
+from ...db.retry import first_line
 from ..migrate import SCRATCH_PREFIX
 from ..topology import Topology
 
@@ -90,7 +101,7 @@ class Load:
         self.doubtful: list[str] = []
         """Texts that may have been written."""
         self.failed: list[str] = []
-        """Errors of the writes that failed, each in a line that begins with its class."""
+        """Errors of the writes that failed, each in a line; one that no database raised begins with its class."""
         self._finished = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(write,), daemon=True) for write in clients]
 
@@ -112,6 +123,8 @@ class Load:
                 self.acknowledged[name] = time.monotonic()
             except AmbiguousCommit:
                 self.doubtful.append(name)
+            except (DistributedSQLError, SQLAlchemyError) as error:
+                self.failed.append(first_line(error))
             except Exception as error:
-                self.failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+                self.failed.append(f"{type(error).__name__}: {first_line(error)}")
             time.sleep(0.001)
