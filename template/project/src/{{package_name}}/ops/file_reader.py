@@ -137,12 +137,13 @@ class _Converter:
         except NotImplementedError:
             # The server converts the text.
             self._type = str
+        self._name, self._parse = _TYPES.get(self._type, ("text", str))
 
     @property
     def title(self) -> str:
         if issubclass(self._type, Enum):
             return f"one of {', '.join(self._type.__members__)}"
-        name = "JSON" if self._is_json else _TITLES.get(self._type, "text")
+        name = "JSON" if self._is_json else self._name
         return f"{name} with a time zone" if self._aware else name
 
     def from_field(self, field: str) -> Any:
@@ -168,34 +169,22 @@ class _Converter:
     def _parsed(self, text: str) -> Any:
         if issubclass(self._type, Enum):
             return self._type[text]
-        value = _PARSERS.get(self._type, str)(text)
+        value = self._parse(text)
         if self._aware and isinstance(value, datetime | time) and value.tzinfo is None:
             raise ValueError
         return value
 
 
-_PARSERS: Mapping[type[Any], Callable[[str], Any]] = {
-    bool: lambda text: {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()],
-    bytes: lambda text: bytes.fromhex(text.removeprefix("\\x")),
-    date: date.fromisoformat,
-    datetime: datetime.fromisoformat,
-    Decimal: Decimal,
-    float: float,
-    int: int,
-    list: json.loads,
-    time: time.fromisoformat,
-    UUID: UUID,
-}
-
-_TITLES: Mapping[type[Any], str] = {
-    bool: "true or false",
-    bytes: "bytes in hexadecimal",
-    date: "a date",
-    datetime: "a date and time",
-    Decimal: "a decimal number",
-    float: "a number",
-    int: "an integer",
-    list: "a JSON array",
-    time: "a time",
-    UUID: "a UUID",
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_TYPES: Mapping[type[Any], tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda text: _BOOLS[text.lower()]),
+    bytes: ("bytes in hexadecimal", lambda text: bytes.fromhex(text.removeprefix("\\x"))),
+    date: ("a date", date.fromisoformat),
+    datetime: ("a date and time", datetime.fromisoformat),
+    Decimal: ("a decimal number", Decimal),
+    float: ("a number", float),
+    int: ("an integer", int),
+    list: ("a JSON array", json.loads),
+    time: ("a time", time.fromisoformat),
+    UUID: ("a UUID", UUID),
 }

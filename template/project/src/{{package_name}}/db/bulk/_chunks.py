@@ -93,8 +93,7 @@ class Shape:
                     raise KeyError
                 picked = pick(row)
             except (KeyError, TypeError):
-                is_mapping = isinstance(row, Mapping)
-                found = (", ".join(map(str, row)) or "nothing") if is_mapping else f"a {type(row).__name__}"
+                found = ", ".join(map(str, row)) or "nothing" if isinstance(row, Mapping) else f"a {type(row).__name__}"
                 bad = range(first + len(values), first + len(values) + 1)
                 raise BadRow(f"it has {found}; the first row has {', '.join(names)}", bad) from None
             values.append(picked)

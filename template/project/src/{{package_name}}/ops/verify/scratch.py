@@ -11,16 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema, DropSchema
 
-from ...db import (
-    AmbiguousCommit,
-    Database,
-    DistributedSQLError,
-    Key,
-    PinnedSession,
-    PrimaryKeyMixin,
-    RetryPolicy,
-    keys,
-)
+from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
+from ...db.errors import DistributedSQLError
 from ...db.retry import first_line
 from ..migrate import SCRATCH_PREFIX
 from ..topology import Topology
