@@ -138,11 +138,11 @@ class _Converter:
             # The server converts the text.
             self._type = str
         self._name, self._parse = _TYPES.get(self._type, ("text", str))
+        if issubclass(self._type, Enum):
+            self._name, self._parse = f"one of {', '.join(self._type.__members__)}", self._type.__getitem__
 
     @property
     def title(self) -> str:
-        if issubclass(self._type, Enum):
-            return f"one of {', '.join(self._type.__members__)}"
         name = "JSON" if self._is_json else self._name
         return f"{name} with a time zone" if self._aware else name
 
@@ -167,8 +167,6 @@ class _Converter:
         raise TypeError
 
     def _parsed(self, text: str) -> Any:
-        if issubclass(self._type, Enum):
-            return self._type[text]
         value = self._parse(text)
         if self._aware and isinstance(value, datetime | time) and value.tzinfo is None:
             raise ValueError

@@ -115,8 +115,7 @@ class Load:
                 self.acknowledged[name] = time.monotonic()
             except AmbiguousCommit:
                 self.doubtful.append(name)
-            except (DistributedSQLError, SQLAlchemyError) as error:
-                self.failed.append(first_line(error))
             except Exception as error:
-                self.failed.append(f"{type(error).__name__}: {first_line(error)}")
+                bug = "" if isinstance(error, DistributedSQLError | SQLAlchemyError) else f"{type(error).__name__}: "
+                self.failed.append(bug + first_line(error))
             time.sleep(0.001)
