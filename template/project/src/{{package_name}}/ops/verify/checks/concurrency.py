@@ -55,7 +55,7 @@ class KeysNeverCollide(Check):
             written = {key for key, origin in made if node in receivers[origin]}
             if missing := len(written.difference(found)):
                 problems.append(f"{missing} of {len(written)} acknowledged rows are not on {node}")
-        return judge(problems, f"{len(made)} keys from {len(receivers)} nodes, all different, no row missing", {})
+        return judge(problems, f"{len(made)} keys made on {', '.join(receivers)}: all different, no row missing", {})
 
 
 class LedgerStaysBalanced(Check):
