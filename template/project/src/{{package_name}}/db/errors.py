@@ -1,6 +1,13 @@
 """Errors between the application and its database.
 
-Every other error (a broken constraint, a typing mistake in SQL) reaches the caller as SQLAlchemy raised it.
+    DistributedSQLError
+    ├── NoNodes, NodeUnavailable, WrongNode    no node can do the work
+    ├── RetriesExhausted                       every attempt failed
+    ├── AmbiguousCommit                        the transaction may have happened
+    ├── MisuseError                            the call cannot work
+    └── BadRow, LoadChanged                    a bulk load cannot go on
+
+Other modules may derive more. Everything else (a broken constraint, a mistake in SQL) is as SQLAlchemy raised it.
 """
 
 from collections.abc import Sequence
