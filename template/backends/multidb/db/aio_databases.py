@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from ..settings import Settings
-from .aio import AsyncDatabase, AsyncPinnedSession, Tasks
+from .aio import AsyncDatabase, AsyncPinnedSession, Tasks, awaited
 from .databases import Databases, DatabaseSpec, NamedDatabase, Work
 from .errors import MisuseError
 from .retry import Threads, refuse_nesting
@@ -190,7 +190,7 @@ class AsyncTwoPhase:
         """Run `await work(session, session, …)`, as `TwoPhase.run`."""
 
         def run(*sessions: PinnedSession) -> T:
-            return await_only(work(*map(AsyncPinnedSession, sessions), **arguments))
+            return awaited(work(*map(AsyncPinnedSession, sessions), **arguments))
 
         return await greenlet_spawn(self._plan.run, run)
 

@@ -16,7 +16,7 @@ from sqlalchemy import Executable
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.queue import AsyncAdaptedQueue
 
-from ..aio import AsyncDatabase, AsyncPinnedSession
+from ..aio import AsyncDatabase, AsyncPinnedSession, awaited
 from ..backend import RouteOptions
 from .core import TenantsCore
 from .workers import Answers, Workers
@@ -72,7 +72,7 @@ class AsyncTenants(TenantsCore, AsyncDatabase):
 
         A block that is left early waits for the tenants that are being asked, and asks no others.
         """
-        return _iterating(self._each(lambda session: await_only(work(AsyncPinnedSession(session))), tenants, at_once))
+        return _iterating(self._each(lambda session: awaited(work(AsyncPinnedSession(session))), tenants, at_once))
 
     def query(
         self, statement: Executable, *, tenants: Iterable[str] | None = None, at_once: int = 8

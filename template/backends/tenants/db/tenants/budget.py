@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.queue import Empty
 
+from ..engines import left_to_parent
 from .workers import Workers
 
 
@@ -29,19 +30,12 @@ class ServerBudget:
             timeout: longest wait for a connection, in seconds.
             workers: threads or tasks, which wait differently.
         """
-        self.open = 0
-        """Number of open connections, idle ones included."""
         self._server = server
         self._size = size
         self._timeout = timeout
-        # Held while connections are closed, too: psycopg closes without waiting.
-        self._lock = Lock()
-        # Least recently used first.
-        self._idle: OrderedDict[ConnectionPoolEntry, BudgetedPool] = OrderedDict()
-        # One for each connection that may be in use. Its holder finds an idle connection or room for a new one.
-        self._permits = workers.queue(size)
-        for _ in range(size):
-            self._permits.put_nowait(None)
+        self._workers = workers
+        self.leave_to_parent()
+        left_to_parent.add(self)
 
         class PoolOfServer(BudgetedPool):
             budget = self
@@ -49,6 +43,19 @@ class ServerBudget:
 
         self.pool_class: type[BudgetedPool] = PoolOfServer
         """Pool class for the engines of databases on this server: a pool for each engine, one budget for all."""
+
+    def leave_to_parent(self) -> None:
+        """Begin with no connection; those of the parent stay open after a fork."""
+        self.open = 0
+        """Number of open connections, idle ones included."""
+        # Held while connections are closed, too: psycopg closes without waiting.
+        self._lock = Lock()
+        # Least recently used first.
+        self._idle: OrderedDict[ConnectionPoolEntry, BudgetedPool] = OrderedDict()
+        # One for each connection that may be in use. Its holder finds an idle connection or room for a new one.
+        self._permits = self._workers.queue(self._size)
+        for _ in range(self._size):
+            self._permits.put_nowait(None)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._server}: {self.open} of {self._size} open, {len(self._idle)} idle)"

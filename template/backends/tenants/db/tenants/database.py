@@ -38,7 +38,7 @@ class Tenants(TenantsCore, Database):
     _workers = Workers()
 
     def dispose(self) -> None:
-        """Close every pooled connection, at the end of the process or after a fork."""
+        """Close every pooled connection, at the end of the process; a forked child has new ones anyway."""
         self._close()
 
     @contextmanager

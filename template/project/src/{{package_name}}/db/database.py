@@ -169,7 +169,7 @@ class Database(DatabaseCore):
         return self._engines.get(self._router.candidates(replace(self.route, node=node))[0])
 
     def dispose(self) -> None:
-        """Close every pooled connection, at the end of the process or after a fork."""
+        """Close every pooled connection, at the end of the process; a forked child has new ones anyway."""
         for engine in self._engines.created():
             engine.dispose()
 

@@ -5,15 +5,17 @@ they grow old, at different moments, and pinged only after they have been idle.
 """
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from sqlalchemy import Engine, QueuePool, event
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -23,6 +25,27 @@ from .reading import begin_when_needed
 
 sql_logger = logging.getLogger(f"{__package__}.sql")
 """Logger of statements, at INFO, when `PoolLimits.log_sql` asks for it: node, duration, statement; never parameters."""
+
+_STALE_PLAN = "cached plan must not change result type"
+
+
+class ConnectionHolder(Protocol):
+    """Whatever keeps connections open between two units of work."""
+
+    def leave_to_parent(self) -> None:
+        """Forget the connections without closing them: this process is a fork, and they are its parent's."""
+
+
+left_to_parent: WeakSet[ConnectionHolder] = WeakSet()
+"""Everything in this process that keeps connections."""
+
+
+def _leave_all_to_parent() -> None:
+    for holder in list(left_to_parent):
+        holder.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -47,6 +70,16 @@ class Engines:
                 self._engines[node, mode] = self._create(node, mode)
             return self._engines[node, mode]
 
+    def __post_init__(self) -> None:
+        """Leave the connections to the parent after a fork."""
+        left_to_parent.add(self)
+
+    def leave_to_parent(self) -> None:
+        """Forget the connections without closing them, as `ConnectionHolder` asks."""
+        self._lock = Lock()
+        for engine in self._engines.values():
+            engine.dispose(close=False)
+
     def created(self) -> list[Engine]:
         """Return the engines that are in use so far."""
         return list(self._engines.values())
@@ -62,6 +95,7 @@ class Engines:
         engine = self.create_engine(self.urls[node], **options, connect_args=self._login(mode))
         if begins_late:
             begin_when_needed(engine)
+        self._discard_stale_plans(engine)
         self._spread_recycling(engine)
         self._ping_when_idle(engine)
         if self.password is not None:
@@ -125,6 +159,16 @@ class Engines:
             if not alive:
                 # The pool answers this error with a fresh connection.
                 raise DisconnectionError("the connection was closed while it was idle")
+
+    def _discard_stale_plans(self, engine: Engine) -> None:
+        """Let a connection go whose prepared statements are older than a migration: it would fail for good."""
+
+        @event.listens_for(engine, "handle_error")
+        def discard(context: ExceptionContext) -> None:
+            # Its SQLSTATE, 0A000, has many meanings; PostgreSQL may translate the message, CockroachDB has no function.
+            source = getattr(getattr(context.original_exception, "diag", None), "source_function", None)
+            if source == "RevalidateCachedQuery" or _STALE_PLAN in str(context.original_exception):
+                context.is_disconnect = True
 
     def _ask_for_password(self, engine: Engine, node: str, password: Callable[[str], str]) -> None:
         @event.listens_for(engine, "do_connect")

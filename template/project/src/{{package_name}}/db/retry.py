@@ -8,7 +8,7 @@ import enum
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -189,6 +189,18 @@ def refuse_nesting() -> None:
         )
 
 
+def refuse_unfinished(result: object) -> None:
+    """Raise `MisuseError` if the function of a unit of work returned what has yet to run: its session ends before."""
+    if isinstance(result, Coroutine):
+        result.close()
+        raise MisuseError("the unit of work is an async function, and nothing awaits it: use AsyncDatabase.run(…)")
+    if isinstance(result, Generator | AsyncGenerator | map | filter | zip):
+        raise MisuseError(
+            f"the unit of work returned a {type(result).__name__}, which would run when its session has ended: "
+            "return a list"
+        )
+
+
 class Threads:
     """The few operations in which a database for threads and one for asyncio differ; these block the thread."""
 
@@ -244,6 +256,7 @@ def _run_once(unit: U, work: Callable[[U], T], concurrency: Threads) -> T:
     token = inside_unit.set(running)
     try:
         result = work(unit)
+        refuse_unfinished(result)
         unit.finish()
     finally:
         running.clear()

@@ -68,11 +68,10 @@ class Router:
         return sorted(self._order(route), key=lambda node: self._down_until.get(node, 0.0) > now)
 
     def mark_down(self, node: str) -> bool:
-        """Put `node` last for the cool-down; return True if it was up before."""
-        now = self.clock()
-        was_up = self._down_until.get(node, 0.0) <= now
-        self._down_until[node] = now + self.cooldown
-        return was_up
+        """Put `node` last for the cool-down; return True if it has answered since it was marked down before."""
+        is_news = node not in self._down_until
+        self._down_until[node] = self.clock() + self.cooldown
+        return is_news
 
     def mark_up(self, node: str) -> None:
         """End the cool-down of `node`, because it answered."""
