@@ -63,7 +63,8 @@ class RetryPolicy:
     attempts: PositiveInt = 100
     """Upper limit; normally `deadline` ends the retries first. Ten attempts on a hot row take under a second."""
     deadline: PositiveFloat = 10.0
-    """No attempt starts later than this after the first one."""
+    """No attempt starts later than this after the first one, and none that ends later is repeated. A call can last
+    longer by one attempt: a pool checkout, a connection to each node, and its statements, each within its timeout."""
     base_delay: PositiveFloat = 0.002
     """Upper bound of the first pause, doubled each time; about the time of one short transaction."""
     max_delay: PositiveFloat = 0.25

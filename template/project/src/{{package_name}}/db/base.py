@@ -6,7 +6,7 @@ PostgreSQL server; SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-a
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -44,6 +44,10 @@ class BaseBackend(Generic[R]):
     """SQLSTATEs of a lost connection, a shutdown, or a server without a free connection."""
     read_only: ClassVar[frozenset[str]] = frozenset({"25006"})
     """SQLSTATEs of a refused write: read_only_sql_transaction."""
+    timed_out: ClassVar[frozenset[str]] = frozenset({"57014", "55P03"})
+    """SQLSTATEs of a statement that took too long: query_canceled, lock_not_available."""
+    stands_for: ClassVar[Mapping[tuple[str, str], str]] = {}
+    """SQLSTATE that an error stands for, by its own SQLSTATE, which many faults share, and a part of its message."""
     login_refused: ClassVar[re.Pattern[str]] = re.compile(
         "authentication failed|does not exist|no pg_hba.conf entry|permission denied|not permitted|no password supplied"
     )
@@ -109,6 +113,8 @@ class BaseBackend(Generic[R]):
 
     def is_aborted(self, connection: Connection) -> bool:
         """Return True if a statement failed in the current transaction, so that COMMIT would roll it back."""
+        if connection.invalidated:
+            return True
         driver_connection = connection.connection.driver_connection
         return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"
 

@@ -1,6 +1,15 @@
-"""Errors between the application and its database.
+"""Errors between the application and its database, from `run`, `read` and `session()` alike.
 
-Every other error (a broken constraint, a typing mistake in SQL) reaches the caller as SQLAlchemy raised it.
+    DistributedSQLError
+    ├── NodeUnavailable     nothing was committed: try again later
+    ├── RetriesExhausted    nothing was committed: try again, with less at a time
+    ├── AmbiguousCommit     perhaps committed: look for the effect first
+    ├── WrongNode           a mistake in the routing
+    ├── NoNodes             a mistake in the settings
+    └── MisuseError         a mistake in the code
+
+Every other error (a broken constraint, a mistake in SQL, a statement that took too long, a refused login) reaches the
+caller as SQLAlchemy raised it.
 """
 
 from collections.abc import Sequence
@@ -29,7 +38,7 @@ class NoNodes(DistributedSQLError):
 
 
 class NodeUnavailable(DistributedSQLError):
-    """No node that may do this work can be reached."""
+    """No node that may do this work can be reached or has a free connection, or the node was lost in a session."""
 
 
 class WrongNode(DistributedSQLError):
@@ -37,7 +46,7 @@ class WrongNode(DistributedSQLError):
 
 
 class RetriesExhausted(DistributedSQLError):
-    """Every attempt failed for a reason that may pass; `failures` has all of them, oldest first."""
+    """Every attempt failed for a reason that may pass; a session has one. `failures` has all of them, oldest first."""
 
 
 class AmbiguousCommit(DistributedSQLError):
