@@ -1,18 +1,27 @@
 """The runtime against the one that an older build renders, on the same server, in one run."""
 
 import asyncio
+import functools
+import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import select
 
 from benchmarks.bulk import ROWS_LOADED, compared
-from benchmarks.ground import Ground
+from benchmarks.contention import Outcome, merged
+from benchmarks.ground import Ground, Project
 from benchmarks.rows import Measured, Row, at_least, at_most
 from benchmarks.schema import empty, tables
-from benchmarks.timing import alternate, interleave, seconds_of, short, spread
+from benchmarks.tenants import admin_of, tenants
+from benchmarks.timing import alternate, interleave, per_second, percentile, ratio, seconds_of, short, spread
+
+HOT_ACCOUNTS, HOT_THREADS = 20, 6
 
 
 def run(ground: Ground) -> Measured:
@@ -89,6 +98,71 @@ def bulk(ground: Ground) -> Measured:
     return compared(count, rates["new"], rates["old"])
 
 
+@functools.cache
+def hot_transfers(ground: Ground) -> tuple[list[Outcome], list[Outcome]]:
+    """Run the sample's transfers between hot accounts of a tenant; return the rounds of each build."""
+    new, old = tenants(ground), ground.project_before(backend="tenants", keys="uuid")
+    admin_of(new).add("hot", "n1")
+    tenant = admin_of(new).find("hot")
+    nodes = {tenant.server: tenant.url(new.cluster.urls()[tenant.server])}
+    seconds = ground.effort(8, 2)
+    with new.database(nodes) as mine, old.database(nodes) as theirs:
+        accounts = [mine.run(new.module("bank").open_account, owner="hot").id for _ in range(HOT_ACCOUNTS)]
+        rounds: dict[str, list[Outcome]] = {"new": [], "old": []}
+
+        def played(name: str, project: Project, db: Any) -> Callable[[], float]:
+            transfer = project.module("bank").transfer
+
+            def play() -> float:
+                rounds[name].append(_transfers(lambda **work: db.run(transfer, **work), accounts, seconds))
+                return rounds[name][-1].rate
+
+            return play
+
+        interleave({"new": played("new", new, mine), "old": played("old", old, theirs)}, ground.effort(5, 1))
+    # The first round of each filled the pools.
+    return rounds["new"][1:], rounds["old"][1:]
+
+
+def _transfers(transfer: Callable[..., object], accounts: list[Any], seconds: float) -> Outcome:
+    """Let each thread transfer between random accounts for some seconds."""
+    deadline = time.perf_counter() + seconds
+
+    def client(number: int) -> Outcome:
+        choice, mine = random.Random(number), Outcome()  # noqa: S311 - the same order in every run
+        while (begun := time.perf_counter()) < deadline:
+            source, target = choice.sample(accounts, 2)
+            try:
+                transfer(source=source, target=target, amount=Decimal(1), idempotency_key=uuid4())
+            except Exception:
+                mine.given_up += 1
+            else:
+                mine.latencies.append(time.perf_counter() - begun)
+        return mine
+
+    with ThreadPoolExecutor(HOT_THREADS) as threads:
+        outcome = merged(list(threads.map(client, range(HOT_THREADS))))
+    outcome.seconds = seconds
+    return outcome
+
+
+def hot_rate(ground: Ground) -> Measured:
+    """Compare transfers per second between hot accounts."""
+    new, old = hot_transfers(ground)
+    ours, theirs = ([outcome.rate for outcome in outcomes] for outcomes in (new, old))
+    found = ratio(ours, theirs)
+    given_up = f"given up: {merged(new).given_up} against {merged(old).given_up}"
+    mine, other = (per_second(statistics.median(rates)) for rates in (ours, theirs))
+    return Measured(found.value, mine, other, f"{found}; {given_up}")
+
+
+def hot_tail(ground: Ground) -> Measured:
+    """Compare the 99th percentile of a transfer between hot accounts."""
+    new, old = hot_transfers(ground)
+    ours, theirs = (percentile(merged(outcomes).latencies, 99) for outcomes in (new, old))
+    return Measured(ours / theirs, short(ours), short(theirs))
+
+
 def _databases(ground: Ground, call: Callable[[Any], None], *, calls: int) -> Measured:
     new, old = ground.project(backend="pgedge"), ground.project_before(backend="pgedge")
     nodes = {"n1": new.url}
@@ -113,4 +187,6 @@ ROWS = [
     Row(name="before: db.run on asyncio", measure=run_asyncio, goal=at_most(1.03)),
     Row(name="before: a read-only session with one query", measure=query, goal=at_most(1.03)),
     Row(name="before: bulk_load", measure=bulk, goal=at_least(1 / 1.03)),
+    Row(name="before: transfers on hot accounts per second", measure=hot_rate, goal=at_least(2)),
+    Row(name="before: transfers on hot accounts, p99", measure=hot_tail, goal=at_most(0.3)),
 ]

@@ -23,14 +23,6 @@ Rendered = Callable[[str], Path]
 Interpreter = Callable[[str], str]
 Runs = Mapping[str, set[Future[matrix.Outcome]]]
 
-# Words that only the projects of that backend may contain.
-WORDS = {
-    "aurora": ["aurora", "amazon"],
-    "cockroachdb": ["cockroach", "crdb"],
-    "multidb": ["multidb", "postgres_fdw"],
-    "pgedge": ["pgedge", "spock"],
-    "tenants": ["tenant"],
-}
 # Not "{{" alone, the brace of an f-string, nor "${{", an expression of GitHub.
 LEFTOVER = re.compile(r"(?<!\$)\{\{-? \w|\{%|\{# ")
 EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
@@ -64,6 +56,8 @@ FILES = """
     src/shop/db/engines.py
     src/shop/db/errors.py
     src/shop/db/keys.py
+    src/shop/db/objects.py
+    src/shop/db/reading.py
     src/shop/db/retry.py
     src/shop/db/routing.py
     src/shop/db/session.py
@@ -125,6 +119,8 @@ FILES = """
     tests/runtime/test_database.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
+    tests/runtime/test_objects.py
+    tests/runtime/test_reading.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
@@ -132,147 +128,28 @@ FILES = """
     tests/test_bank.py
     tests/test_migrations.py
 """
-# those of its backend,
-OF_BACKEND = {
-    "cockroachdb": """
-        cluster/certs.sh
-        cluster/init.sh
-        src/shop/db/connection.py
-        src/shop/db/deadline.py
-        src/shop/ops/cluster/daemon.py
-        src/shop/ops/cluster/gateway.py
-        src/shop/ops/cluster/native.py
-        src/shop/ops/cluster/native_cluster.py
-        src/shop/ops/cluster/stand_in.sql
-        src/shop/ops/commands.py
-        src/shop/ops/revisions.py
-        src/shop/ops/verify/checks/cluster.py
-        src/shop/ops/verify/checks/replication.py
-        src/shop/ops/verify/checks/stand_in.py
-        src/shop/ops/verify/checks/transactions.py
-        tests/runtime/test_compiled.py
-        tests/runtime/test_gateway.py
-        tests/runtime/test_native.py
-        tests/runtime/test_nodes.py
-        tests/runtime/test_revisions.py
-    """,
-    "aurora": """
-        cluster/node.conf
-        cluster/node.sh
-        cluster/roles.sql
-        cluster/setup.sh
-        src/shop/db/deadline.py
-        src/shop/db/replicas.py
-        src/shop/ops/commands.py
-        src/shop/ops/failover.py
-        src/shop/ops/verify/checks/links.py
-        src/shop/ops/verify/checks/readers.py
-        src/shop/ops/verify/checks/replication.py
-        src/shop/ops/verify/checks/routing.py
-        src/shop/ops/verify/checks/servers.py
-        tests/runtime/test_replicas.py
-    """,
-    "multidb": """
-        cluster/roles.sql
-        cluster/secrets.sh
-        migrations/catalog/0001_catalog.py
-        migrations/orders/0001_orders.py
-        migrations/reports/0001_reports.py
-        src/shop/catalog.py
-        src/shop/databases.py
-        src/shop/db/databases.py
-        src/shop/db/mergejoin.py
-        src/shop/db/outbox.py
-        src/shop/db/sqlite.py
-        src/shop/db/table_sync.py
-        src/shop/db/twophase.py
-        src/shop/ops/commands.py
-        src/shop/ops/foreign.py
-        src/shop/ops/histories.py
-        src/shop/ops/verify/checks/databases.py
-        src/shop/ops/verify/checks/messages.py
-        src/shop/ops/verify/checks/playground.py
-        src/shop/ops/verify/checks/reports.py
-        src/shop/ops/verify/checks/two_phase.py
-        src/shop/orders.py
-        src/shop/reports.py
-        src/shop/sales.py
-        tests/runtime/project/migrations/catalog/__init__.py
-        tests/runtime/project/migrations/catalog/catalog_0001.py
-        tests/runtime/project/migrations/orders/__init__.py
-        tests/runtime/project/migrations/orders/orders_0001.py
-        tests/runtime/project/migrations/reports/__init__.py
-        tests/runtime/project/migrations/reports/reports_0001.py
-        tests/runtime/several/__init__.py
-        tests/runtime/several/domain.py
-        tests/runtime/several/test_databases.py
-        tests/runtime/several/test_mergejoin.py
-        tests/runtime/several/test_outbox.py
-        tests/runtime/several/test_table_sync.py
-        tests/runtime/several/test_twophase.py
-        tests/runtime/test_foreign.py
-        tests/runtime/test_nodes.py
-        tests/test_sales.py
-    """,
-    "tenants": """
-        cluster/roles.sql
-        cluster/secrets.sh
-        src/shop/db/tenants/__init__.py
-        src/shop/db/tenants/budget.py
-        src/shop/db/tenants/core.py
-        src/shop/db/tenants/current.py
-        src/shop/db/tenants/database.py
-        src/shop/db/tenants/errors.py
-        src/shop/db/tenants/open_databases.py
-        src/shop/db/tenants/placement.py
-        src/shop/db/tenants/registry.py
-        src/shop/db/tenants/workers.py
-        src/shop/ops/commands.py
-        src/shop/ops/moving.py
-        src/shop/ops/provisioning.py
-        src/shop/ops/tenant_migrations.py
-        src/shop/ops/tenant_server.py
-        src/shop/ops/verify/checks/availability.py
-        src/shop/ops/verify/checks/isolation.py
-        src/shop/ops/verify/checks/probes.py
-        src/shop/ops/verify/checks/registry.py
-        src/shop/ops/verify/checks/servers.py
-        tests/runtime/tenancy.py
-        tests/runtime/test_moving.py
-        tests/runtime/test_node_by_node.py
-        tests/runtime/test_nodes.py
-        tests/runtime/test_provisioning.py
-        tests/runtime/test_schema_check.py
-        tests/runtime/test_tenants.py
-    """,
-    "pgedge": """
-        cluster/links.sh
-        cluster/node.sql
-        cluster/secrets.sh
-        cluster/wire.sh
-        src/shop/ops/cluster/snowflake.sql
-        src/shop/ops/verify/checks/links.py
-        src/shop/ops/verify/checks/mesh.py
-        src/shop/ops/verify/checks/replication.py
-        src/shop/ops/verify/checks/servers.py
-        tests/runtime/test_bulk_nodes.py
-        tests/runtime/test_mesh_migrations.py
-        tests/runtime/test_node_by_node.py
-        tests/runtime/test_nodes.py
-        tests/runtime/test_schema_check.py
-    """,
+# those that the profile of its backend names, each key with their folder here and in the pack,
+PLACES = {
+    "app_files": ("src/shop", "app"),
+    "app_test_files": ("tests", "app"),
+    "db_files": ("src/shop/db", "db"),
+    "ops_files": ("src/shop/ops", "ops"),
+    "check_files": ("src/shop/ops/verify/checks", "checks"),
+    "embedded_files": ("src/shop/ops/cluster", "embedded"),
+    "cluster_files": ("cluster", "cluster"),
+    "test_files": ("tests/runtime", "tests"),
 }
-# those of its key strategy,
-OF_KEYS = {"snowflake": "src/shop/ops/autogenerate.py", "identity": "", "uuid": ""}
-# those of the two together,
-OF_BOTH = {("aurora", "snowflake"): "migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"}
-# and those of asyncio, of all projects and of its backend.
+AIO_PLACES = {"aio_files": PLACES["db_files"], "aio_test_files": PLACES["test_files"]}
+# those of each of its histories of migrations,
+OF_HISTORY = """
+    migrations/{0}/0001_{0}.py
+    tests/runtime/project/migrations/{0}/__init__.py
+    tests/runtime/project/migrations/{0}/{0}_0001.py
+"""
+# and those of sequences, of functions that a revision creates, and of asyncio.
+OF_SEQUENCES = "src/shop/ops/autogenerate.py"
+OF_FUNCTIONS = "migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"
 OF_ASYNCIO = "src/shop/db/aio.py tests/runtime/test_aio.py"
-OF_BACKEND_AND_ASYNCIO = {
-    "cockroachdb": "tests/runtime/test_aio_backend.py",
-    "multidb": "src/shop/db/aio_databases.py tests/runtime/several/test_aio_databases.py",
-    "tenants": "src/shop/db/tenants/aio.py tests/runtime/test_aio_tenants.py",
-}
 
 
 def run(*command: str | Path, cwd: Path) -> None:
@@ -343,15 +220,29 @@ def test_no_folder_is_empty(renders: Path) -> None:
     assert [folder for folder in renders.rglob("*") if folder.is_dir() and not any(folder.iterdir())] == []
 
 
-def test_every_backend_has_its_words() -> None:
-    assert set(QUESTIONNAIRE.choices("backend", {})) <= WORDS.keys()
+@pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
+def test_a_profile_names_every_file_of_its_pack(backend: str) -> None:
+    """A file that the profile does not name reaches no project, so a test forgotten there would never run."""
+    pack, profile = ROOT / "template/backends" / backend, QUESTIONNAIRE.profiles()[backend]
+    named = {"checks/__init__.py", *(f"migrations/{history}.py" for history in profile["histories"])}
+    for key, (_, folder) in (PLACES | AIO_PLACES).items():
+        named |= {f"{folder}/{file}" for file in profile[key]}
+    folders = {"migrations", *(folder for _, folder in PLACES.values())}
+    found = {file.removesuffix(".jinja") for file in files(pack) if file.partition("/")[0] in folders}
+    assert found - named == set()
+
+
+@pytest.mark.parametrize("backend", QUESTIONNAIRE.choices("backend", {}))
+def test_every_backend_has_its_words(backend: str) -> None:
+    assert QUESTIONNAIRE.profiles()[backend]["words"]
 
 
 def test_no_project_speaks_of_another_backend(rendered: Rendered) -> None:
     found = []
+    profiles = QUESTIONNAIRE.profiles()
     for name, variant in EVERY.items():
         own = variant.answers.get("backend", EVERY[DEFAULT].answers["backend"])
-        others = [word for backend, words in WORDS.items() if backend != own for word in words]
+        others = [word for backend, other in profiles.items() if backend != own for word in other["words"]]
         pattern = re.compile("|".join(others), re.IGNORECASE)
         found += [
             f"{name}/{file}: {match.group()}"
@@ -404,10 +295,13 @@ def test_a_project_has_no_name_but_its_own(backend: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", EVERY)
 def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) -> None:
     answers = QUESTIONNAIRE.resolve(EVERY[name].answers)
-    backend, keys = answers["backend"], answers["keys"]
-    parts = [FILES, OF_BACKEND[backend], OF_KEYS[keys], OF_BOTH.get((backend, keys), "")]
-    if answers["asyncio"]:
-        parts += [OF_ASYNCIO, OF_BACKEND_AND_ASYNCIO.get(backend, "")]
+    profile = QUESTIONNAIRE.profiles()[answers["backend"]]
+    places = PLACES | (AIO_PLACES if answers["asyncio"] else {})
+    parts = [FILES, OF_ASYNCIO if answers["asyncio"] else ""]
+    parts += [f"{folder}/{file}" for key, (folder, _) in places.items() for file in profile[key]]
+    parts += [OF_HISTORY.format(history) for history in profile["histories"]]
+    if answers["key"]["sequences"]:
+        parts += [OF_SEQUENCES, OF_FUNCTIONS if profile["creates_snowflake"] else ""]
     expected = " ".join(parts).split()
     package = f"src/{answers['package_name']}/"
     assert sorted(files(rendered(name))) == sorted(file.replace("src/shop/", package) for file in expected)

@@ -36,7 +36,7 @@ class RouteOptions(BaseRouteOptions, total=False):
     """Options of `Database.using`; an option that is not given keeps its value."""
 
     isolation_level: IsolationLevel | None
-    """Isolation level; None: SERIALIZABLE. Without one, each statement of a read sees a snapshot of its own."""
+    """Isolation level; None: SERIALIZABLE."""
     stale: bool
     """Read the database as it was about five seconds ago: the nearest replica answers, without waiting for writers."""
 

@@ -4,16 +4,20 @@ A reader replays the writer's WAL with a delay. Therefore every COMMIT is follow
 position. The result, a token, is stored in a context variable of the thread or task that wrote, and its next reads go
 to a reader that has replayed that position. If no reader reaches it in time, the writer serves the read.
 
-    token = current_token()        # at the end of a web request: send it along, as a cookie or a header
-    use_token(token)               # at the beginning of the next request, which another process may handle
+    token = current_token()        # after a write: send it along, as with a message to another process
+    use_token(token)               # there, before it reads
+
+Web requests take their token from a cookie and give it back in one: see `asgi.py`.
 """
 
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -54,13 +58,62 @@ UNKNOWN_TOKEN = Token(1, "FFFFFFFF/FFFFFFFF")
 
 _last_write: ContextVar[Token | None] = ContextVar("last_write", default=None)
 
+
+class RequestTokens:
+    """Tokens of one web request, shared by its tasks and threads: a context variable set in one of them stays there."""
+
+    def __init__(self, given: Token | None) -> None:
+        """Begin a request, with the token that came with it."""
+        self.given = given
+        self.written: Token | None = None
+        self._lock = Lock()
+
+    def add(self, token: Token) -> None:
+        """Keep the token of a write if it is the newest."""
+        with self._lock:
+            self.written = _newest(self.written, token)
+
+
+_request: ContextVar[RequestTokens | None] = ContextVar("request", default=None)
+
+
+@contextmanager
+def request_tokens(given: Token | None) -> Iterator[RequestTokens]:
+    """Keep one set of tokens for all tasks and threads that are started in this block, not one for each context."""
+    tokens = RequestTokens(given)
+    before = _request.set(tokens)
+    try:
+        yield tokens
+    finally:
+        _request.reset(before)
+
+
+def _newest(*tokens: Token | None) -> Token | None:
+    def position(token: Token) -> tuple[bool, int, list[int]]:
+        return token == UNKNOWN_TOKEN, token.timeline, [int(part, 16) for part in token.lsn.split("/")]
+
+    return max(filter(None, tokens), key=position, default=None)
+
+
+def _token() -> Token | None:
+    request = _request.get()
+    return _newest(request.given, request.written) if request else _last_write.get()
+
+
+def _remember(token: Token) -> None:
+    if request := _request.get():
+        request.add(token)
+    else:
+        _last_write.set(token)
+
+
 POLL_INTERVAL = 0.0005
 """Seconds between two samples of a reader's replay position; replaying a small transaction takes about half of that."""
 
 
 def current_token() -> str | None:
     """Return the token of the last write in this context, as text; None if nothing was written."""
-    token = _last_write.get()
+    token = _token()
     return str(token) if token else None
 
 
@@ -73,7 +126,11 @@ def use_token(token: str | None) -> None:
     Raises:
         ValueError: malformed token. A forged token can only delay a read, never return stale data.
     """
-    _last_write.set(Token.parse(token) if token else None)
+    parsed = Token.parse(token) if token else None
+    if request := _request.get():
+        request.given = parsed
+    else:
+        _last_write.set(parsed)
 
 
 def remember_write(connection: Connection) -> None:
@@ -89,11 +146,11 @@ def remember_write(connection: Connection) -> None:
             cursor.close()
         finally:
             dbapi_connection.autocommit = False
-        _last_write.set(Token(int(timeline, 16), lsn))
+        _remember(Token(int(timeline, 16), lsn))
     except connection.dialect.loaded_dbapi.Error:
         # The transaction is committed, whatever became of the connection.
         connection.invalidate()
-        _last_write.set(UNKNOWN_TOKEN)
+        _remember(UNKNOWN_TOKEN)
 
 
 # A commit is written before it is acknowledged, except with synchronous_commit = off: then it is only inserted.
@@ -169,7 +226,7 @@ class ReplicaRouter(Router):
         return [*readers, *writer]
 
     def _behind(self, connection: Connection, node: str, max_lag: float | None) -> DistributedSQLError | None:
-        token = _last_write.get()
+        token = _token()
         if token is None and self._is_fresh(node, max_lag):
             return None
         if token != UNKNOWN_TOKEN:

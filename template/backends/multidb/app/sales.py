@@ -38,7 +38,7 @@ def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Paymen
         NoResultFound: there is no such order.
         UnknownAccount: the customer or the till has no account.
     """
-    order = orders.get_one(Order, order_id, with_for_update=True)
+    order = orders.get_one(Order, order_id, with_for_update={"key_share": True})
     paid = orders.scalar(select(Payment).where(Payment.order_id == order_id))
     if paid is not None:
         return paid

@@ -55,13 +55,7 @@ def ordered(
         statement: a `select` without an order.
         by: the key, a column of a table in the statement.
         chunk: rows that are fetched at once.
-
-    Raises:
-        MisuseError: the session has no transaction, so its cursor would be closed at once.
     """
-    driver_connection = session.connection().connection.driver_connection
-    if getattr(driver_connection, "autocommit", None) is True:
-        raise MisuseError("this session has no transaction, so no cursor can stay open: use databases.snapshot(NAME)")
     key: ColumnElement[Any] = by.expression if isinstance(by, InstrumentedAttribute) else by
     order = key
     if isinstance(key.type, String):

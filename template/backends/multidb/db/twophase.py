@@ -32,16 +32,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable, RetriesExhausted
-from .retry import (
-    Attempts,
-    Verdict,
-    classify,
-    first_line,
-    inside_unit,
-    raise_translated,
-    run_with_retries,
-    sqlstate_of,
-)
+from .retry import Attempts, Verdict, classify, first_line, inside_unit, raise_translated, run_with_retries, sqlstate_of
 from .session import PinnedSession
 
 if TYPE_CHECKING:
@@ -200,6 +191,8 @@ class Attempt:
                     logger.warning("%s on %s is left for `recover` to roll back: %s", gid, name, first_line(error))
         self._databases.completed.update(self._deleting)
         for session in reversed(self._sessions.values()):
+            if self._decided:
+                session.objects.forget()
             session.release()
 
     def _prepare(self) -> None:
@@ -225,7 +218,7 @@ class Attempt:
                     del self._prepared[name]
                 raise
             # A prepared transaction belongs to no session, and finishing it takes a connection of the same pool.
-            session.release()
+            session.release(prepared=True)
             self._on_step(f"prepared {name}")
 
     def _decide(self) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..limits import PoolLimits, RetryPolicy, Timeouts
 from ..settings import Settings
+from . import reading
 from .backend import Backend, Route, RouteOptions
 from .engines import Engines
 from .errors import NodeUnavailable, WrongNode
@@ -165,8 +166,10 @@ class DatabaseCore:
                     raise refusal
                 failures.append(refusal)
                 continue
-            isolation = {"isolation_level": route.isolation_level} if route.isolation_level else {}
-            connection = connection.execution_options(**self._execution_options | isolation)
+            options: dict[str, Any] = self._execution_options | {reading.OPTION: reading.Reading()}
+            if route.isolation_level:
+                options = self._execution_options | {"isolation_level": route.isolation_level}
+            connection = connection.execution_options(**options)
             return PinnedSession(connection, node=node, readonly=route.readonly, backend=self.backend)
         reasons = "; ".join(dict.fromkeys(map(first_line, failures)))
         message = f"no connection to {route.node or 'any node'}: {reasons}"

@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from ..limits import PoolLimits, Timeouts
 from .backend import Backend
 from .errors import NodeUnavailable
+from .reading import begin_when_needed
 
 sql_logger = logging.getLogger(f"{__package__}.sql")
 """Logger of statements, at INFO, when `PoolLimits.log_sql` asks for it: node, duration, statement; never parameters."""
@@ -82,13 +83,15 @@ class Engines:
 
     def _create(self, node: str, mode: str) -> Engine:
         options = self._pool_options() | {"isolation_level": self.backend.isolation_level}
-        if mode != "write" and self.transaction_pooler:
+        begins_late = mode != "write" and not self.transaction_pooler and options["isolation_level"] == "READ COMMITTED"
+        if begins_late:
+            options["isolation_level"] = "AUTOCOMMIT"
+        elif mode != "write" and self.transaction_pooler:
             # The transaction is what keeps a reader from writing.
             options["execution_options"] = {"postgresql_readonly": True}
-        elif mode != "write":
-            # A reader has nothing to commit: outside a transaction a query costs one round trip instead of three.
-            options["isolation_level"] = "AUTOCOMMIT"
         engine = self.create_engine(self.urls[node], **options, connect_args=self._login(mode))
+        if begins_late:
+            begin_when_needed(engine)
         self._spread_recycling(engine)
         self._ping_when_idle(engine)
         if self.password is not None:

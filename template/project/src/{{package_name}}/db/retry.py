@@ -19,14 +19,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..limits import Retry, RetryPolicy
 from .backend import Backend, Route
-from .errors import (
-    AmbiguousCommit,
-    DistributedSQLError,
-    MisuseError,
-    NodeUnavailable,
-    RetriesExhausted,
-    WrongNode,
-)
+from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
+from .objects import Objects
 
 T = TypeVar("T")
 U = TypeVar("U", bound="Unit")
@@ -280,6 +274,9 @@ def run_with_retries(
     The losers of a race hold `lock`, the retry lock of the database, so that they retry one at a time.
     """
     refuse_nesting()
+    given = Objects()
+    if not attempts.route.readonly:
+        given.note_arguments(work)
     while True:
         unit = None
         locked = attempts.lock_timeout > 0 and concurrency.acquire(lock, attempts.lock_timeout)
@@ -291,6 +288,7 @@ def run_with_retries(
             node = unit.node if unit else attempts.route.node
             committing = unit is not None and unit.committing
             delay = attempts.after(error, node=node, committing=committing, now=time.monotonic())
+            given.restore()
         except Exception as error:
             if unit is None and attempts.in_doubt:
                 # The work cannot run again and settle the COMMIT that was not answered.

@@ -2,12 +2,13 @@
 
 from typing import Any, NoReturn
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from .base import BaseBackend
 from .errors import MisuseError
+from .objects import Objects
 
 
 class PinnedSession(Session):
@@ -19,6 +20,7 @@ class PinnedSession(Session):
         self.readonly = readonly
         self.committing = False  # True from the moment at which COMMIT is sent
         self.in_doubt = False  # True if an earlier attempt at this work sent a COMMIT that was not answered
+        self.objects = Objects()  # objects of the caller and of the work, as they were before they joined the session
         self._backend = backend
         self._pinned = bind
         super().__init__(bind, expire_on_commit=False)
@@ -78,11 +80,22 @@ class PinnedSession(Session):
         with self._backend.committing(self._pinned, readonly=self.readonly, in_doubt=self.in_doubt):
             self.committing = True
             super().commit()
+        self.objects.forget()
 
-    def release(self) -> None:
-        """Roll back what was not committed and return the connection, or discard a broken one; called as `finish`."""
+    def release(self, *, prepared: bool = False) -> None:
+        """Roll back what was not committed and return the connection, or discard a broken one; called as `finish`.
+
+        Objects are put back as they were before they joined the session, unless it was committed or is prepared.
+        """
         try:
             self.close()
         except DBAPIError:
             self._pinned.invalidate()
         self._pinned.close()
+        if not prepared:
+            self.objects.restore()
+
+
+@event.listens_for(PinnedSession, "before_attach")
+def _note(session: PinnedSession, instance: object) -> None:
+    session.objects.note(instance)

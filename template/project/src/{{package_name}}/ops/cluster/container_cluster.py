@@ -1,7 +1,7 @@
 """A local cluster of containers: the nodes of `compose.yaml`, controlled by the `docker` command.
 
-`compose.yaml` defines the nodes and when they are healthy. This module creates the passwords, starts the containers,
-and turns the errors of Docker into messages that say what to do.
+`compose.yaml` has a service for each node, with its name, port and health check, and the secrets `admin_password` and
+`app_password`. This module creates the secrets, starts the containers, and explains the errors of Docker.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The servers in containers, as `compose.yaml` links them."""
+"""The servers in containers, as `compose.yaml` has them."""
 
 from .container_cluster import ContainerCluster
 
