@@ -17,7 +17,7 @@ class PoolLimits:
     max_overflow: NonNegativeInt = 5
     """Connections opened beyond `size` under load and closed on return."""
     timeout: PositiveFloat = 5.0
-    """Longest wait for a pool checkout: failing early beats queueing."""
+    """Longest wait for a pool checkout; then another node gets the work, or it fails, which beats queueing."""
     lifetime: PositiveFloat = 900.0
     """Age at which a connection is replaced, less a random fifth so that connections are not replaced together."""
     ping_after: NonNegativeFloat = 5.0

@@ -100,7 +100,7 @@ def raise_translated(error: Exception, *, node: str, readonly: bool, committing:
         return
     if verdict is Verdict.AMBIGUOUS and not readonly:
         raise _ambiguous(node, error, [error]) from error
-    advice = "Run it again, or let db.run(…) do that"
+    advice = "Run it again, or use run(…), which does that"
     if verdict is Verdict.RETRY:
         message = f"{node}: the transaction lost a race and was rolled back ({first_line(error)}). {advice}"
         raise RetriesExhausted(message, node=node, sqlstate=state, failures=[error]) from error
