@@ -53,8 +53,8 @@ class BaseBackend(Generic[R]):
     )
     """Messages (in English) of a login that would fail again; libpq reports no SQLSTATE for a refused login."""
     commits_are_shared: ClassVar[bool] = True
-    """Any node can tell the outcome of a lost COMMIT, and stand in for a busy node; if False, only the node that received
-    the COMMIT can tell, and a write does not leave a node that is merely busy."""
+    """Any node can tell the outcome of a lost COMMIT, and stand in for a busy node; if False, only the node that
+    received the COMMIT can tell, and a write does not leave a node that is merely busy."""
     binary_copy: ClassVar[bool] = True
     """COPY uses the binary format where every column type allows it."""
     chunk_rows: ClassVar[int] = 10_000

@@ -143,7 +143,7 @@ class DatabaseCore:
                     self._mark_down(node, str(error))
                 elif not route.readonly and not self.backend.commits_are_shared:
                     # The node is merely busy, hence not marked down: that would send the work of every key elsewhere.
-                    # Where each node has a history of its own, other nodes must not change the same rows meanwhile.
+                    # Other nodes must not change the same rows meanwhile if each node has a history of its own.
                     break
                 continue
             except DBAPIError as error:
