@@ -37,7 +37,7 @@ class ItIsCockroachDB(Check):
             return failed(", ".join(f"{node} {version}" for node, version in versions.items()), versions)
         version = next(iter(versions.values()))
         if version.startswith("stand-in"):
-            return warned(f"{version}: checks of the cluster itself are skipped, the others are real", versions)
+            return warned(f"{version}; checks of the cluster itself are skipped, the others are real", versions)
         return passed(version, versions)
 
 

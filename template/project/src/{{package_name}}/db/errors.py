@@ -1,15 +1,15 @@
 """Errors between the application and its database, from `run`, `read` and `session()` alike.
 
     DistributedSQLError
-    ├── NodeUnavailable     nothing was committed: try again later
-    ├── RetriesExhausted    nothing was committed: try again, with less at a time
-    ├── AmbiguousCommit     perhaps committed: look for the effect first
-    ├── WrongNode           a mistake in the routing
-    ├── NoNodes             a mistake in the settings
-    └── MisuseError         a mistake in the code
+    ├── NodeUnavailable             nothing was committed: no node can do the work now, or it was lost in a session
+    ├── RetriesExhausted            nothing was committed: every attempt failed; a session has one
+    ├── AmbiguousCommit             the transaction may have happened
+    ├── NoNodes, WrongNode          no node can ever do the work
+    ├── MisuseError                 the call cannot work
+    └── BadRow, LoadChanged         a bulk load cannot go on
 
-Every other error (a broken constraint, a mistake in SQL, a statement that took too long, a refused login) reaches the
-caller as SQLAlchemy raised it.
+Other modules may derive more. Everything else (a broken constraint, a mistake in SQL, a statement that took too long, a
+refused login) is as SQLAlchemy raised it.
 """
 
 from collections.abc import Sequence

@@ -58,7 +58,7 @@ def stands_alone(context: Any) -> bool:
     if compiled is None or options.get("stream_results") or options.get("yield_per"):
         return False
     if compiled not in _verdicts:
-        # Of an ORM query the one that was made from it, with the expressions behind its attributes.
+        # The statement that an ORM query was turned into has the expressions behind its attributes.
         statement = getattr(compiled.compile_state, "statement", compiled.statement)
         _verdicts[compiled] = isinstance(statement, Select) and all(map(_is_pure, iterate(statement)))
     return _verdicts[compiled]

@@ -12,7 +12,7 @@ import typer
 from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..models import Base
 from ..settings import PREFIX, Settings
-from . import BACKEND, PURPOSE
+from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
@@ -117,7 +117,8 @@ def revision(
     try:
         command.revision(load_config(), message=message, autogenerate=not empty)
     except CommandError as error:
-        raise MigrationError(str(error)) from error
+        remedy = f" Run `{PROGRAM} migrate` first." if "not up to date" in str(error) else ""
+        raise MigrationError(f"{error}{remedy}") from error
 
 
 @app.command()

@@ -108,7 +108,8 @@ class FileReader:
                 raise self.error(self._start, "not a JSON object")
             self._convert = self._convert or {name: self._converter(name).from_json for name in row}
             if row.keys() != self._convert.keys():
-                raise self.error(self._start, f"it has {', '.join(row)}; the first row has {', '.join(self._convert)}")
+                found = ", ".join(row) or "nothing"
+                raise self.error(self._start, f"it has {found}; the first row has {', '.join(self._convert)}")
             yield row
 
     def _converter(self, name: str) -> "_Converter":
@@ -136,14 +137,14 @@ class _Converter:
         except NotImplementedError:
             # The server converts the text.
             self._type = str
+        self._name, self._parse = _TYPES.get(self._type, ("text", str))
+        if issubclass(self._type, Enum):
+            self._name, self._parse = f"one of {', '.join(self._type.__members__)}", self._type.__getitem__
 
     @property
     def title(self) -> str:
-        if issubclass(self._type, Enum):
-            return f"one of {', '.join(self._type.__members__)}"
-        name = "JSON" if self._is_json else self._type.__name__
-        article = "an" if name[0] in "aeiou" else "a"
-        return f"{article} {name}{' with a time zone' if self._aware else ''}"
+        name = "JSON" if self._is_json else self._name
+        return f"{name} with a time zone" if self._aware else name
 
     def from_field(self, field: str) -> Any:
         if self._is_json:
@@ -166,23 +167,22 @@ class _Converter:
         raise TypeError
 
     def _parsed(self, text: str) -> Any:
-        if issubclass(self._type, Enum):
-            return self._type[text]
-        value = _PARSERS.get(self._type, str)(text)
+        value = self._parse(text)
         if self._aware and isinstance(value, datetime | time) and value.tzinfo is None:
             raise ValueError
         return value
 
 
-_PARSERS: Mapping[type[Any], Callable[[str], Any]] = {
-    bool: lambda text: {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()],
-    bytes: lambda text: bytes.fromhex(text.removeprefix("\\x")),
-    date: date.fromisoformat,
-    datetime: datetime.fromisoformat,
-    Decimal: Decimal,
-    float: float,
-    int: int,
-    list: json.loads,
-    time: time.fromisoformat,
-    UUID: UUID,
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_TYPES: Mapping[type[Any], tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda text: _BOOLS[text.lower()]),
+    bytes: ("bytes in hexadecimal", lambda text: bytes.fromhex(text.removeprefix("\\x"))),
+    date: ("a date", date.fromisoformat),
+    datetime: ("a date and time", datetime.fromisoformat),
+    Decimal: ("a decimal number", Decimal),
+    float: ("a number", float),
+    int: ("an integer", int),
+    list: ("a JSON array", json.loads),
+    time: ("a time", time.fromisoformat),
+    UUID: ("a UUID", UUID),
 }

@@ -93,7 +93,7 @@ class Shape:
                     raise KeyError
                 picked = pick(row)
             except (KeyError, TypeError):
-                found = ", ".join(map(str, row)) if isinstance(row, Mapping) else f"a {type(row).__name__}"
+                found = ", ".join(map(str, row)) or "nothing" if isinstance(row, Mapping) else f"a {type(row).__name__}"
                 bad = range(first + len(values), first + len(values) + 1)
                 raise BadRow(f"it has {found}; the first row has {', '.join(names)}", bad) from None
             values.append(picked)

@@ -164,15 +164,15 @@ def verify(
 ) -> Report:
     """Run `checks` in order, each after a call of `on_start`; skip those that require a failed one."""
     report = Report([], context.seed, datetime.now(UTC))
-    # Checks that failed, or were skipped because another one did, each with the names of those that it is required by.
-    unmet: dict[str, tuple[str, ...]] = {}
+    # Checks that failed, or were skipped because another one did.
+    bad: list[type[Check]] = []
     try:
         for check in checks:
             on_start(check)
-            needed = [name for name, later in unmet.items() if name in check.requires or check.__name__ in later]
-            report.runs.append(Run(check, skipped(f"needs {', '.join(needed)}")) if needed else _run(check, context))
-            if needed or report.runs[-1].result.status is Status.FAIL:
-                unmet[check.__name__] = check.required_by
+            needs = [one.title() for one in bad if one.__name__ in check.requires or check.__name__ in one.required_by]
+            report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
+            if needs or report.runs[-1].result.status is Status.FAIL:
+                bad.append(check)
     finally:
         # After an interrupt, too; unless no check has asked for the scratch schema.
         if "scratch" in vars(context):

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import uuid4
 
 from sqlalchemy import URL, Connection, MetaData, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
+from ...db.errors import DistributedSQLError
+from ...db.retry import first_line
 from ..migrate import SCRATCH_PREFIX
 from ..topology import Topology
 
@@ -90,7 +93,7 @@ class Load:
         self.doubtful: list[str] = []
         """Texts that may have been written."""
         self.failed: list[str] = []
-        """Errors of the writes that failed, each in a line that begins with its class."""
+        """Errors of the writes that failed, each in a line; one that no database raised begins with its class."""
         self._finished = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(write,), daemon=True) for write in clients]
 
@@ -113,5 +116,6 @@ class Load:
             except AmbiguousCommit:
                 self.doubtful.append(name)
             except Exception as error:
-                self.failed.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+                bug = "" if isinstance(error, DistributedSQLError | SQLAlchemyError) else f"{type(error).__name__}: "
+                self.failed.append(bug + first_line(error))
             time.sleep(0.001)

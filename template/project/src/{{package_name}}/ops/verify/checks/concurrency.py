@@ -55,7 +55,7 @@ class KeysNeverCollide(Check):
             written = {key for key, origin in made if node in receivers[origin]}
             if missing := len(written.difference(found)):
                 problems.append(f"{missing} of {len(written)} acknowledged rows are not on {node}")
-        return judge(problems, f"{len(made)} keys from {len(receivers)} nodes, all different, no row missing", {})
+        return judge(problems, f"{len(made)} keys made on {', '.join(receivers)}: all different, no row missing", {})
 
 
 class LedgerStaysBalanced(Check):
@@ -107,7 +107,7 @@ class LedgerStaysBalanced(Check):
         done, retries = len(transfers), len(attempts) - len(transfers)
         evidence = {"committed": done, "retries": retries, "totals": totals, "entries": counts, "samples": len(samples)}
         if wrong:
-            return failed(f"the total was not zero: {', '.join(wrong[:5])}", evidence)
+            return failed(f"the total was not zero, or could not be read: {', '.join(wrong[:5])}", evidence)
         if counts != expected:
             return failed(f"{done} transfers were acknowledged, but the nodes have {counts} entries", evidence)
         if blind:
