@@ -68,6 +68,8 @@ class Backend(BaseBackend[Route]):
     isolation_level = "SERIALIZABLE"
     # 58C00 and 58C01: the node does not reach a majority of the replicas.
     unavailable = BaseBackend.unavailable | {"58C00", "58C01"}
+    # XXUUU has every error without a code, such as a link between nodes that broke ("rpc error: code = Unavailable").
+    stands_for = {("XXUUU", "rpc error"): "08006"}
     login_refused = re.compile(
         f"{BaseBackend.login_refused.pattern}|password authentication|is not valid|NOLOGIN|certificate|identity"
     )

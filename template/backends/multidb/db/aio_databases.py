@@ -205,6 +205,9 @@ class AsyncTwoPhase:
         try:
             yield tuple(map(AsyncPinnedSession, await greenlet_spawn(attempt.open)))
             await greenlet_spawn(attempt.finish)
+        except Exception as error:
+            attempt.translate_error(error)
+            raise
         finally:
             await asyncio.shield(greenlet_spawn(attempt.release))
 

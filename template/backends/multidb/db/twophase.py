@@ -31,8 +31,8 @@ from sqlalchemy import Column, DateTime, MetaData, String, Table, Uuid, delete, 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable
-from .retry import Attempts, Verdict, classify, first_line, inside_unit, run_with_retries, sqlstate_of
+from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable, RetriesExhausted
+from .retry import Attempts, Verdict, classify, first_line, inside_unit, raise_translated, run_with_retries, sqlstate_of
 from .session import PinnedSession
 
 if TYPE_CHECKING:
@@ -111,11 +111,17 @@ class TwoPhase:
 
     @contextmanager
     def session(self) -> Iterator[tuple[PinnedSession, ...]]:
-        """Open a session for each database: committed together when the block ends, rolled back when it raises."""
+        """Open a session for each database: committed together when the block ends, rolled back when it raises.
+
+        Raises the errors of `run`; a transaction that lost a race is not run again.
+        """
         attempt = self.attempt()
         try:
             yield attempt.open()
             attempt.finish()
+        except Exception as error:
+            attempt.translate_error(error)
+            raise
         finally:
             attempt.release()
 
@@ -166,6 +172,11 @@ class Attempt:
             self._complete()
         finally:
             inside_unit.reset(token)
+
+    def translate_error(self, error: Exception) -> None:
+        """Raise what an error before the decision means to the caller of `session()`; see `raise_translated`."""
+        lost = [name for name, session in self._sessions.items() if session.bind.invalidated]
+        raise_translated(error, node=" and ".join(lost) or self.node, readonly=False, committing=False)
 
     def release(self) -> None:
         """Roll back what is prepared unless the decision may be made, and return the connections.
@@ -416,7 +427,7 @@ def _in_doubt(databases: "Databases", prefix: str) -> tuple[list[InDoubtTransact
     for name, server in databases.servers.items():
         try:
             rows = server.read(lambda session: session.execute(_PREPARED, {"prefix": f"{prefix}:"}).all())
-        except (DBAPIError, NodeUnavailable) as error:
+        except (DBAPIError, NodeUnavailable, RetriesExhausted) as error:
             unreachable[name] = first_line(error)
             continue
         for gid, age in rows:

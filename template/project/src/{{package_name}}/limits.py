@@ -17,7 +17,7 @@ class PoolLimits:
     max_overflow: NonNegativeInt = 5
     """Connections opened beyond `size` under load and closed on return."""
     timeout: PositiveFloat = 5.0
-    """Longest wait for a pool checkout: failing early beats queueing."""
+    """Longest wait for a pool checkout; then another node gets the work, or it fails, which beats queueing."""
     lifetime: PositiveFloat = 900.0
     """Age at which a connection is replaced, less a random fifth so that connections are not replaced together."""
     ping_after: NonNegativeFloat = 5.0
@@ -63,7 +63,8 @@ class RetryPolicy:
     attempts: PositiveInt = 100
     """Upper limit; normally `deadline` ends the retries first. Ten attempts on a hot row take under a second."""
     deadline: PositiveFloat = 10.0
-    """No attempt starts later than this after the first one."""
+    """No attempt starts later than this after the first one, and none that ends later is repeated. A call can last
+    longer by one attempt: a pool checkout, a connection to each node, and its statements, each within its timeout."""
     base_delay: PositiveFloat = 0.002
     """Upper bound of the first pause, doubled each time; about the time of one short transaction."""
     max_delay: PositiveFloat = 0.25

@@ -10,11 +10,11 @@ from threading import Lock
 from typing import Any, ClassVar
 
 from sqlalchemy import Pool
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util.queue import Empty
 
 from ..engines import left_to_parent
+from ..errors import NodeUnavailable
 from .workers import Workers
 
 
@@ -61,13 +61,14 @@ class ServerBudget:
         return f"{type(self).__name__}({self._server}: {self.open} of {self._size} open, {len(self._idle)} idle)"
 
     def acquire(self, pool: "BudgetedPool") -> ConnectionPoolEntry:
-        """Return an idle connection of `pool`, or a new one; raise `NoConnectionFree` if none is released in time."""
+        """Return an idle connection of `pool`, or a new one; raise `NodeUnavailable` if none is released in time."""
         try:
             self._permits.get(timeout=self._timeout)
         except Empty:
-            raise NoConnectionFree(
+            raise NodeUnavailable(
                 f"{self._server}: all {self._size} connections that this process may have are in use, and none came "
-                f"free within {self._timeout:g} s. End units of work sooner, or raise server_connections"
+                f"free within {self._timeout:g} s. End units of work sooner, or raise SERVER_CONNECTIONS",
+                node=self._server,
             ) from None
         with self._lock:
             pool.in_use += 1

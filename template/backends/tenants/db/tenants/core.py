@@ -135,6 +135,9 @@ class TenantsCore(DatabaseCore):
             try:
                 return entry.database.open_session(route)
             except NodeUnavailable as error:
+                if isinstance(full := error.failures[-1], NodeUnavailable):
+                    # Every connection to the server is in use: the tenant is there.
+                    raise full from error
                 entry.is_doubtful = True
                 raise NodeUnavailable(
                     f"{name} is on {place.server}, which cannot be reached: {first_line(error.failures[-1])}",
@@ -206,6 +209,9 @@ class TenantsCore(DatabaseCore):
             try:
                 with session.execute(statement, execution_options={"yield_per": CHUNK_ROWS}) as result:
                     yield from map(list, result.partitions())
+            except DBAPIError as error:
+                self.translate_error(error, session)
+                raise
             finally:
                 self.concurrency.call(session.release)
 

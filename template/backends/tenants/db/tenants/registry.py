@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, DateTime, Executable, Row, Text, func, schema, select
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 
 from ...limits import PoolLimits
 from ..database import DatabaseCore
@@ -92,10 +93,13 @@ class Registry:
         # Not `run`, which refuses to run inside the unit of work that needs the answer.
         try:
             session = self.database.open_session(replace(self.database.route, readonly=True))
+            try:
+                return session.execute(statement).all()
+            except DBAPIError as error:
+                self.database.translate_error(error, session)
+                raise
+            finally:
+                self.database.concurrency.call(session.release)
         except NodeUnavailable as error:
             reason = first_line(error.failures[-1])
             raise NodeUnavailable(f"the registry cannot be reached: {reason}", failures=error.failures) from error
-        try:
-            return session.execute(statement).all()
-        finally:
-            self.database.concurrency.call(session.release)

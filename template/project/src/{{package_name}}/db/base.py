@@ -6,7 +6,7 @@ PostgreSQL server; SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-a
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -44,12 +44,17 @@ class BaseBackend(Generic[R]):
     """SQLSTATEs of a lost connection, a shutdown, or a server without a free connection."""
     read_only: ClassVar[frozenset[str]] = frozenset({"25006"})
     """SQLSTATEs of a refused write: read_only_sql_transaction."""
+    timed_out: ClassVar[frozenset[str]] = frozenset({"57014", "55P03"})
+    """SQLSTATEs of a statement that took too long: query_canceled, lock_not_available."""
+    stands_for: ClassVar[Mapping[tuple[str, str], str]] = {}
+    """SQLSTATE that an error stands for, by its own SQLSTATE, which many faults share, and a part of its message."""
     login_refused: ClassVar[re.Pattern[str]] = re.compile(
         "authentication failed|does not exist|no pg_hba.conf entry|permission denied|not permitted|no password supplied"
     )
     """Messages (in English) of a login that would fail again; libpq reports no SQLSTATE for a refused login."""
     commits_are_shared: ClassVar[bool] = True
-    """Any node can tell the outcome of a lost COMMIT; if False, only the node that received the COMMIT can."""
+    """Any node can tell the outcome of a lost COMMIT, and stand in for a busy node; if False, only the node that
+    received the COMMIT can tell, and a write does not leave a node that is merely busy."""
     binary_copy: ClassVar[bool] = True
     """COPY uses the binary format where every column type allows it."""
     chunk_rows: ClassVar[int] = 10_000
@@ -109,6 +114,8 @@ class BaseBackend(Generic[R]):
 
     def is_aborted(self, connection: Connection) -> bool:
         """Return True if a statement failed in the current transaction, so that COMMIT would roll it back."""
+        if connection.invalidated:
+            return True
         driver_connection = connection.connection.driver_connection
         return driver_connection is not None and driver_connection.info.transaction_status.name == "INERROR"
 

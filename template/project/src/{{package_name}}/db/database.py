@@ -29,7 +29,17 @@ from . import reading
 from .backend import Backend, Route, RouteOptions
 from .engines import Engines
 from .errors import NodeUnavailable, WrongNode
-from .retry import Attempts, Counters, Threads, Verdict, classify, first_line, raise_translated, run_with_retries
+from .retry import (
+    Attempts,
+    Counters,
+    Threads,
+    Verdict,
+    classify,
+    first_line,
+    raise_translated,
+    refuses_writes,
+    run_with_retries,
+)
 from .session import PinnedSession
 
 logger = logging.getLogger(__name__)
@@ -113,26 +123,43 @@ class DatabaseCore:
         The caller calls `finish()` to commit and always `release()`. `session()` and `run()` do both.
 
         Raises:
-            NodeUnavailable: no node takes the connection.
+            NodeUnavailable: no node takes the connection, or every pool is full.
             WrongNode: the named node cannot do this work.
         """
         failures: list[Exception] = []
+        has_waited = False
         for node in self._router.candidates(route):
+            started = time.monotonic()
             try:
-                connection = self._engines.get(node, route.mode).connect()
+                connection = self._engines.connect(node, route.mode, wait=not has_waited)
+            except NodeUnavailable as error:
+                # Its pool is full. Nothing was sent, so another node is safe, if it has a connection at once.
+                failures.append(error)
+                if has_waited:
+                    continue
+                has_waited = True
+                if not self._engines.returned_since(started, node, route.mode):
+                    # Nothing came back during the whole wait: the node is silent, as far as this process can see.
+                    self._mark_down(node, str(error))
+                elif not route.readonly and not self.backend.commits_are_shared:
+                    # The node is merely busy, hence not marked down: that would send the work of every key elsewhere.
+                    # Other nodes must not change the same rows meanwhile if each node has a history of its own.
+                    break
+                continue
             except DBAPIError as error:
                 if classify(error, connecting=True) is Verdict.FATAL:
                     raise
                 failures.append(error)
-                if self._router.mark_down(node):
-                    logger.warning("%s does not take connections: %s", node, first_line(error))
+                self._mark_down(node, f"{node} does not take connections: {first_line(error)}")
                 continue
             self._router.mark_up(node)
             try:
                 refusal = self.backend.refusal(connection, node, route)
-            except BaseException:
+            except BaseException as error:
                 connection.close()
-                raise
+                if classify(error) is Verdict.FATAL:
+                    raise
+                refusal = NodeUnavailable(f"{node}: {first_line(error)}", node=node)
             if refusal:
                 connection.close()
                 if node == route.node and isinstance(refusal, WrongNode):
@@ -147,6 +174,16 @@ class DatabaseCore:
         reasons = "; ".join(dict.fromkeys(map(first_line, failures)))
         message = f"no connection to {route.node or 'any node'}: {reasons}"
         raise NodeUnavailable(message, node=route.node, failures=failures) from failures[-1]
+
+    def translate_error(self, error: Exception, session: PinnedSession) -> None:
+        """Raise what an error means to the caller of `session()`, if it means more; see `raise_translated`."""
+        if not session.readonly and refuses_writes(error):
+            self._router.mark_down(session.node)
+        raise_translated(error, node=session.node, readonly=session.readonly, committing=session.committing)
+
+    def _mark_down(self, node: str, message: str) -> None:
+        if self._router.mark_down(node):
+            logger.warning(message)
 
     def _run(self, work: Callable[[PinnedSession], T], *, readonly: bool) -> T:
         route = replace(self.route, readonly=readonly)
@@ -181,7 +218,8 @@ class Database(DatabaseCore):
 
         Raises:
             AmbiguousCommit: the answer to COMMIT was lost.
-            NodeUnavailable: no node answered.
+            NodeUnavailable: no node answered or had a free connection, or the node was lost in the block.
+            RetriesExhausted: the transaction lost a race (serialization failure, deadlock); `run` runs it again.
             WrongNode: the session is read-only and wrote, or the named node cannot do this work.
         """
         session = self.open_session(replace(self.route, readonly=readonly, **options))
@@ -189,7 +227,7 @@ class Database(DatabaseCore):
             yield session
             session.finish()
         except Exception as error:
-            raise_translated(error, node=session.node, readonly=readonly, committing=session.committing)
+            self.translate_error(error, session)
             raise
         finally:
             session.release()
@@ -202,7 +240,7 @@ class Database(DatabaseCore):
         Raises:
             AmbiguousCommit: the answer to COMMIT was lost.
             RetriesExhausted: each attempt failed for a reason that may pass.
-            NodeUnavailable: no node answered.
+            NodeUnavailable: no node answered or had a free connection.
         """
         return self._run(lambda session: work(session, *args, **kwargs), readonly=False)
 

@@ -14,13 +14,15 @@ from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from sqlalchemy import Engine, QueuePool, event
+from sqlalchemy import Connection, Engine, QueuePool, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from ..limits import PoolLimits, Timeouts
 from .backend import Backend
+from .errors import NodeUnavailable
 from .reading import begin_when_needed
 
 sql_logger = logging.getLogger(f"{__package__}.sql")
@@ -62,6 +64,7 @@ class Engines:
     create_engine: Callable[..., Engine]
     _engines: dict[tuple[str, str], Engine] = field(default_factory=dict, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
+    _returned: dict[Engine, float] = field(default_factory=dict, init=False)
 
     def get(self, node: str, mode: str = "write") -> Engine:
         """Return the engine of `node` for an access mode (`Route.mode`)."""
@@ -79,6 +82,33 @@ class Engines:
         self._lock = Lock()
         for engine in self._engines.values():
             engine.dispose(close=False)
+
+    def connect(self, node: str, mode: str, *, wait: bool) -> Connection:
+        """Return a connection of the pool of `node`.
+
+        Args:
+            node: name of the node.
+            mode: access mode (`Route.mode`).
+            wait: wait for one to come free, as long as the pool's timeout.
+
+        Raises:
+            NodeUnavailable: every connection that the pool may have is in use. Nothing was sent.
+        """
+        engine = self.get(node, mode)
+        most = self.pool.size + self.pool.max_overflow
+        full = f"{node}: all {most} connections of its pool are in use"
+        if not wait and isinstance(engine.pool, QueuePool) and engine.pool.checkedout() >= most:
+            raise NodeUnavailable(full, node=node)
+        try:
+            return engine.connect()
+        except PoolTimeout as error:
+            advice = "End units of work sooner, or raise POOL_SIZE"
+            message = f"{full}, and none came free within {self.pool.timeout:g} s. {advice}"
+            raise NodeUnavailable(message, node=node) from error
+
+    def returned_since(self, moment: float, node: str, mode: str) -> bool:
+        """Return True if a sound connection came back to a pool after `moment`, on the monotonic clock."""
+        return self._returned.get(self.get(node, mode), 0.0) >= moment
 
     def created(self) -> list[Engine]:
         """Return the engines that are in use so far."""
@@ -144,8 +174,10 @@ class Engines:
 
     def _ping_when_idle(self, engine: Engine) -> None:
         @event.listens_for(engine, "checkin")
-        def remember(_dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+        def remember(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
             entry.info["idle_since"] = time.monotonic()
+            if dbapi_connection is not None:
+                self._returned[engine] = entry.info["idle_since"]
 
         @event.listens_for(engine, "checkout")
         def ping(dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:

@@ -1,13 +1,15 @@
-"""Errors between the application and its database.
+"""Errors between the application and its database, from `run`, `read` and `session()` alike.
 
     DistributedSQLError
-    ├── NoNodes, NodeUnavailable, WrongNode    no node can do the work
-    ├── RetriesExhausted                       every attempt failed
-    ├── AmbiguousCommit                        the transaction may have happened
-    ├── MisuseError                            the call cannot work
-    └── BadRow, LoadChanged                    a bulk load cannot go on
+    ├── NodeUnavailable             nothing was committed: no node can do the work now, or it was lost in a session
+    ├── RetriesExhausted            nothing was committed: every attempt failed; a session has one
+    ├── AmbiguousCommit             the transaction may have happened
+    ├── NoNodes, WrongNode          no node can ever do the work
+    ├── MisuseError                 the call cannot work
+    └── BadRow, LoadChanged         a bulk load cannot go on
 
-Other modules may derive more. Everything else (a broken constraint, a mistake in SQL) is as SQLAlchemy raised it.
+Other modules may derive more. Everything else (a broken constraint, a mistake in SQL, a statement that took too long, a
+refused login) is as SQLAlchemy raised it.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ class NoNodes(DistributedSQLError):
 
 
 class NodeUnavailable(DistributedSQLError):
-    """No node that may do this work can be reached."""
+    """No node that may do this work can be reached or has a free connection, or the node was lost in a session."""
 
 
 class WrongNode(DistributedSQLError):
@@ -44,7 +46,7 @@ class WrongNode(DistributedSQLError):
 
 
 class RetriesExhausted(DistributedSQLError):
-    """Every attempt failed for a reason that may pass; `failures` has all of them, oldest first."""
+    """Every attempt failed for a reason that may pass; a session has one. `failures` has all of them, oldest first."""
 
 
 class AmbiguousCommit(DistributedSQLError):

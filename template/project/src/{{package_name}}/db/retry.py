@@ -12,14 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapp
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from ..limits import Retry, RetryPolicy
 from .backend import Backend, Route
-from .errors import AmbiguousCommit, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
+from .errors import AmbiguousCommit, DistributedSQLError, MisuseError, NodeUnavailable, RetriesExhausted, WrongNode
 from .objects import Objects
 
 T = TypeVar("T")
@@ -49,13 +49,20 @@ def first_line(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
+def meaning_of(error: BaseException) -> str | None:
+    """Return the SQLSTATE that `error` stands for: its own, unless the backend tells more by the message."""
+    state = sqlstate_of(error)
+    found = (meant for (own, words), meant in Backend.stands_for.items() if own == state and words in first_line(error))
+    return next(found, state)
+
+
 def classify(error: BaseException, *, committing: bool = False, connecting: bool = False) -> Verdict:
     """Return the meaning of `error`; `committing`: COMMIT had been sent, `connecting`: no statement had been sent."""
     if isinstance(error, NodeUnavailable):
         return Verdict.ELSEWHERE
     if not isinstance(error, DBAPIError):
         return Verdict.FATAL
-    state = sqlstate_of(error)
+    state = meaning_of(error)
     if state in Backend.retryable:
         return Verdict.RETRY
     if state in Backend.ambiguous:
@@ -69,14 +76,48 @@ def classify(error: BaseException, *, committing: bool = False, connecting: bool
     return Verdict.FATAL
 
 
-def raise_translated(error: Exception, *, node: str | None, readonly: bool, committing: bool) -> None:
-    """Raise the error that tells the caller of a unit of work more than `error` does, if there is one."""
+def raise_translated(error: Exception, *, node: str, readonly: bool, committing: bool) -> None:
+    """Raise what `error` means to the caller of a transaction that is not run again, unless it is the caller's own.
+
+    Args:
+        error: error that ended the transaction.
+        node: node of the transaction.
+        readonly: the transaction only reads.
+        committing: COMMIT had been sent.
+
+    Raises:
+        AmbiguousCommit: the answer to COMMIT was lost.
+        NodeUnavailable: the node was lost, or it refuses writes.
+        RetriesExhausted: the transaction lost a race.
+        WrongNode: the transaction is read-only and wrote.
+    """
+    if not isinstance(error, DBAPIError):
+        return
+    _raise_refused(error, node=node, readonly=readonly)
+    verdict = classify(error, committing=committing)
     state = sqlstate_of(error)
-    if readonly and state in Backend.read_only:
+    if verdict is Verdict.FATAL:
+        return
+    if verdict is Verdict.AMBIGUOUS and not readonly:
+        raise _ambiguous(node, error, [error]) from error
+    advice = "Run it again, or use run(…), which does that"
+    if verdict is Verdict.RETRY:
+        message = f"{node}: the transaction lost a race and was rolled back ({first_line(error)}). {advice}"
+        raise RetriesExhausted(message, node=node, sqlstate=state, failures=[error]) from error
+    message = f"{node} ended the transaction, and nothing was committed ({first_line(error)}). {advice}"
+    raise NodeUnavailable(message, node=node, sqlstate=state, failures=[error]) from error
+
+
+def refuses_writes(error: BaseException) -> bool:
+    """Return True if a server refused a write, because its transactions are read-only."""
+    return meaning_of(error) in Backend.read_only
+
+
+def _raise_refused(error: Exception, *, node: str | None, readonly: bool) -> None:
+    if readonly and refuses_writes(error):
+        state = sqlstate_of(error)
         advice = "this unit of work is read-only. Write through db.run(…) or db.session()"
         raise WrongNode(f"{node} refused the write ({state}): {advice}", node=node, sqlstate=state) from error
-    if not readonly and classify(error, committing=committing) is Verdict.AMBIGUOUS:
-        raise _ambiguous(node, [error]) from error
 
 
 class Counters:
@@ -107,8 +148,13 @@ class Attempts:
     counters: Counters = field(default_factory=Counters)
     mark_down: Callable[[str], object] = lambda node: None  # called with a node that refused a write as read-only
     failures: list[Exception] = field(default_factory=list)
-    in_doubt: bool = False  # a COMMIT was not answered
+    unanswered: tuple[str | None, Exception] | None = None  # node and error of a COMMIT that was not answered
     lock_timeout: float = 0.0  # seconds for which the next attempt waits for the retry lock, after the pause
+
+    @property
+    def in_doubt(self) -> bool:
+        """True if a COMMIT was not answered."""
+        return self.unanswered is not None
 
     def after(self, failure: Exception, *, node: str | None, committing: bool, now: float) -> float:
         """Return the pause in seconds before the next attempt, or raise the error that ends the attempts.
@@ -118,50 +164,65 @@ class Attempts:
         """
         self.failures.append(failure)
         verdict = classify(failure, committing=committing)
-        refused = sqlstate_of(failure) in Backend.read_only
-        if verdict is Verdict.FATAL or (self.route.readonly and refused):
-            self._fail(failure, node, verdict)
+        refused = refuses_writes(failure)
+        elapsed = now - self.started
+        # A statement that takes too long is the caller's to handle, until it has used up the deadline.
+        expired = elapsed >= self.policy.deadline and meaning_of(failure) in Backend.timed_out
+        if (verdict is Verdict.FATAL and not expired) or (self.route.readonly and refused):
+            if self.unanswered:
+                raise self.ambiguous(failure) from failure
+            _raise_refused(failure, node=node, readonly=self.route.readonly)
+            raise failure
         if refused and node:
             self.mark_down(node)
         self.counters.add(f"sqlstate_{sqlstate_of(failure)}")
         if verdict is Verdict.AMBIGUOUS and not self.route.readonly:
             self.counters.add("ambiguous")
+            self.unanswered = node, failure
             if not self.route.idempotent:
-                raise _ambiguous(node, self.failures) from failure
-            self.in_doubt = True
+                raise self.ambiguous(failure) from failure
             if not Backend.commits_are_shared:
                 self.route = replace(self.route, node=node)
         retries = len(self.failures) - 1
         longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** min(retries, 60))  # 2**1024 is no float
         delay = random.uniform(0, longest) if retries else 0.0  # noqa: S311
-        if len(self.failures) >= self.policy.attempts or now + delay >= self.started + self.policy.deadline:
+        if len(self.failures) >= self.policy.attempts or elapsed + delay >= self.policy.deadline:
             self.counters.add("given_up")
-            self._fail(failure, node, verdict)
+            raise self._given_up(failure, node, elapsed) from failure
         self.lock_timeout = self.policy.lock_timeout if verdict is Verdict.RETRY else 0.0
         self.counters.add("retries")
         if self.policy.on_retry is not None:
             self.policy.on_retry(Retry(len(self.failures), node, failure, delay))
         return delay
 
-    def _fail(self, failure: Exception, node: str | None, verdict: Verdict) -> NoReturn:
-        if self.in_doubt:
-            raise _ambiguous(node, self.failures) from failure
-        raise_translated(failure, node=node, readonly=self.route.readonly, committing=False)
-        if verdict is Verdict.FATAL:
-            raise failure
+    def ambiguous(self, failure: Exception) -> AmbiguousCommit:
+        """Return the error of a COMMIT that was not answered, where `failure` ended the attempts at finding out."""
+        node, lost = self.unanswered or (None, failure)
+        return _ambiguous(node, lost, self.failures if failure in self.failures else [*self.failures, failure])
+
+    def _given_up(self, failure: Exception, node: str | None, elapsed: float) -> DistributedSQLError:
+        if self.unanswered:
+            return self.ambiguous(failure)
         if isinstance(failure, NodeUnavailable):
-            raise NodeUnavailable(str(failure), node=node, failures=self.failures) from failure
-        message = f"{node}: given up after {len(self.failures)} attempts; the last one: {first_line(failure)}"
-        state = sqlstate_of(failure)
-        raise RetriesExhausted(message, node=node, sqlstate=state, failures=self.failures) from failure
+            return NodeUnavailable(str(failure), node=failure.node or node, failures=self.failures)
+        number = len(self.failures)
+        attempts = f"{number} attempt{'s' if number > 1 else ''} in {elapsed:.1f} s"
+        return RetriesExhausted(
+            f"{node or 'no node'}: given up after {attempts} (the deadline is {self.policy.deadline:g} s); the last "
+            f"one: {first_line(failure)}",
+            node=node,
+            sqlstate=sqlstate_of(failure),
+            failures=self.failures,
+        )
 
 
-def _ambiguous(node: str | None, failures: Sequence[Exception]) -> AmbiguousCommit:
+def _ambiguous(node: str | None, lost: Exception, failures: Sequence[Exception]) -> AmbiguousCommit:
+    later = "" if failures[-1] is lost else f"; later: {first_line(failures[-1])}"
     return AmbiguousCommit(
-        f"{node} did not say whether it committed ({first_line(failures[-1])}). Look for the effect before you run it "
-        "again, or give the work an idempotency key and run it with db.using(idempotent=True)",
+        f"{node or 'no node'} did not say whether it committed ({first_line(lost)}{later}). Look for the effect before "
+        "you run it again, or give the work an idempotency key and run it with db.using(idempotent=True)",
         node=node,
-        sqlstate=sqlstate_of(failures[-1]),
+        sqlstate=sqlstate_of(lost),
         failures=failures,
     )
 
@@ -243,7 +304,7 @@ def run_with_retries(
         except Exception as error:
             if unit is None and attempts.in_doubt:
                 # The work cannot run again and settle the COMMIT that was not answered.
-                raise _ambiguous(attempts.route.node, [*attempts.failures, error]) from error
+                raise attempts.ambiguous(error) from error
             raise
         finally:
             if locked:
