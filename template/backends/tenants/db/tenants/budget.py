@@ -146,6 +146,9 @@ class BudgetedPool(Pool):
 
     def recreate(self) -> "BudgetedPool":
         """Return this pool: once disposed of, it still serves work that is about to begin, and keeps no connection."""
+        if not self.disposed:
+            # Asked for in a forked child, which has none of the connections.
+            self.idle, self.in_use = [], 0
         return self
 
     def _do_get(self) -> ConnectionPoolEntry:
