@@ -166,10 +166,13 @@ class DatabaseCore:
                     raise refusal
                 failures.append(refusal)
                 continue
-            options: dict[str, Any] = self._execution_options | {reading.OPTION: reading.Reading()}
+            options = self._execution_options
             if route.isolation_level:
-                options = self._execution_options | {"isolation_level": route.isolation_level}
-            connection = connection.execution_options(**options)
+                options = options | {"isolation_level": route.isolation_level}
+            elif route.readonly:
+                options = options | {reading.OPTION: reading.Reading()}
+            if options:
+                connection = connection.execution_options(**options)
             return PinnedSession(connection, node=node, readonly=route.readonly, backend=self.backend)
         reasons = "; ".join(dict.fromkeys(map(first_line, failures)))
         message = f"no connection to {route.node or 'any node'}: {reasons}"

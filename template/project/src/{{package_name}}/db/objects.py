@@ -41,12 +41,14 @@ class Objects:
 
     def restore(self) -> None:
         """Put every noted object back; its session has to be closed."""
-        for state, noted in list(self._noted.items()):
-            noted.restore(state)
+        if self._noted:
+            for state, noted in list(self._noted.items()):
+                noted.restore(state)
 
     def forget(self) -> None:
         """Note nothing any more: what was done to the objects is stored."""
-        self._noted.clear()
+        if self._noted:
+            self._noted.clear()
 
 
 class _State:

@@ -36,10 +36,13 @@ class Reading:
 def begin_when_needed(engine: Engine) -> None:
     """Prepare an engine whose connections are in autocommit, for connections with a `Reading`."""
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def begin(
-        connection: Connection, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: Any
-    ) -> None:
+    # Events of the dialect: an event of the connection would make each of its calls look for listeners.
+    @event.listens_for(engine, "do_execute")
+    @event.listens_for(engine, "do_execute_no_params")
+    @event.listens_for(engine, "do_executemany")
+    def begin(*arguments: Any) -> None:
+        context = arguments[-1]
+        connection: Connection = context.root_connection
         reading: Reading | None = connection.get_execution_options().get(OPTION)
         if reading is None or reading.has_begun:
             return

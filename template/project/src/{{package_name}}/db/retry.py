@@ -8,10 +8,11 @@ import enum
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine, create_engine
@@ -250,12 +251,15 @@ def refuse_nesting() -> None:
         )
 
 
+_UNFINISHED = (GeneratorType, AsyncGeneratorType, map, filter, zip)
+
+
 def refuse_unfinished(result: object) -> None:
     """Raise `MisuseError` if the function of a unit of work returned what has yet to run: its session ends before."""
-    if isinstance(result, Coroutine):
+    if isinstance(result, CoroutineType):
         result.close()
         raise MisuseError("the unit of work is an async function, and nothing awaits it: use AsyncDatabase.run(…)")
-    if isinstance(result, Generator | AsyncGenerator | map | filter | zip):
+    if isinstance(result, _UNFINISHED):
         raise MisuseError(
             f"the unit of work returned a {type(result).__name__}, which would run when its session has ended: "
             "return a list"
@@ -287,7 +291,7 @@ def run_with_retries(
     """
     refuse_nesting()
     given = Objects()
-    if not attempts.route.readonly:
+    if not attempts.route.readonly:  # what only reads has nothing to store
         given.note_arguments(work)
     while True:
         unit = None
