@@ -31,6 +31,7 @@ EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 FILES = """
     .copier-answers.yml
     .env.example
+    .gitattributes
     .gitignore
     LICENSE
     Makefile
