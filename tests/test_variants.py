@@ -118,6 +118,7 @@ FILES = """
     tests/runtime/test_cli.py
     tests/runtime/test_cluster.py
     tests/runtime/test_database.py
+    tests/runtime/test_dataclasses.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
