@@ -92,6 +92,7 @@ FILES = """
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
     src/shop/settings.py
+    src/shop/urls.py
     tests/__init__.py
     tests/conftest.py
     tests/runtime/__init__.py
@@ -126,6 +127,7 @@ FILES = """
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
+    tests/runtime/test_urls.py
     tests/runtime/test_verify.py
     tests/test_bank.py
     tests/test_migrations.py
