@@ -16,6 +16,17 @@ from pathlib import Path
 NAME, EMAIL = "scaffold", "scaffold@localhost"
 MESSAGE = "Start from the scaffold"
 
+# The user's settings that keep files out of the commit, or change it, each with a value that does not. The
+# project has its own .gitignore and .gitattributes, and a hook may require a ticket number or the network.
+# Signing is left to the user: without a signature there is no commit.
+NEUTRAL = {
+    "core.excludesFile": os.devnull,
+    "core.attributesFile": os.devnull,
+    "core.autocrlf": "false",
+    "core.hooksPath": os.devnull,
+    "commit.cleanup": "verbatim",
+}
+
 
 def run(project: Path) -> str:
     """Make `project` a git repository on branch main, commit everything, and return a note."""
@@ -23,11 +34,14 @@ def run(project: Path) -> str:
         inside = _git(project, "rev-parse", "--show-toplevel")
         if inside.returncode == 0:
             return f"git: no repository of its own, {project.name} is inside {inside.stdout.strip()}"
-        for step in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"]):
+        for step in (["init", "--quiet", "--initial-branch=main", "--template="], ["add", "--all"]):
             done = _git(project, *step)
             if done.returncode:
                 return f"git: no first commit ({_reason(done)})"
-        return _commit(project)
+        note = _commit(project)
+        # Copies the hooks and excluded names of the user's `init.templateDir`, for the commits to come.
+        _git(project, "init", "--quiet")
+        return note
     except FileNotFoundError:
         return "git: no first commit, git is not on PATH"
 
@@ -35,7 +49,8 @@ def run(project: Path) -> str:
 def _commit(project: Path) -> str:
     commit = ["commit", "--quiet", f"--message={MESSAGE}"]
     # Without `useConfigOnly`, git derives an address from the host name.
-    known = _git(project, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT").returncode == 0
+    names = ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")
+    known = not any(_git(project, "-c", "user.useConfigOnly=true", "var", name).returncode for name in names)
     identity = [] if known else ["-c", f"user.name={NAME}", "-c", f"user.email={EMAIL}"]
     done = _git(project, *identity, *commit)
     if done.returncode:
@@ -50,11 +65,11 @@ def _commit(project: Path) -> str:
 
 def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # A git hook of another repository sets these variables; the commit would go there.
-    elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
+    elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    neutral = [part for name, value in NEUTRAL.items() for part in ("-c", f"{name}={value}")]
     return subprocess.run(
-        # No hooks of the user: one may require a ticket number or use the network.
-        ["git", "-c", f"core.hooksPath={os.devnull}", *arguments],
+        ["git", *neutral, *arguments],
         cwd=project,
         env=environment,
         stdin=subprocess.DEVNULL,

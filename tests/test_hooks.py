@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import DEFAULT, ROOT, Scaffold, commit, git, names
+from conftest import DEFAULT, EVERY, ROOT, Scaffold, commit, files, git, names
 from scaffold.render import load_hook
 
 HOOKS = {file.stem: load_hook(ROOT, file.stem) for file in sorted((ROOT / "hooks").glob("*.py"))}
@@ -136,14 +137,57 @@ def test_git_leaves_a_project_inside_a_repository_to_that(project: Path) -> None
     assert git(project.parent, "status", "--porcelain") == "?? shop/"
 
 
-def test_git_runs_none_of_the_users_hooks(project: Path, tmp_path: Path) -> None:
-    hooks = tmp_path / "hooks"
-    program(hooks, "pre-commit", "exit 1")
-    git(tmp_path, "config", "--global", "core.hooksPath", str(hooks))
-    try:
-        assert HOOKS["git"].run(project) == "git: first commit on main"
-    finally:
-        git(tmp_path, "config", "--global", "--unset", "core.hooksPath")
+# Settings of users that spoil a commit made without care; `{folder}` holds the files that they name.
+SETTINGS = {
+    "core.excludesFile": "{folder}/ignore",
+    "core.attributesFile": "{folder}/attributes",
+    "core.autocrlf": "true",
+    "core.hooksPath": "{folder}/hooks",
+    "init.templateDir": "{folder}/template",
+    "commit.cleanup": "strip",
+    "core.commentChar": "S",
+}
+
+
+@pytest.fixture
+def their_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that gives git some of those settings; nothing that they name does any good."""
+    folder = tmp_path / "theirs"
+    for hooks in (folder / "hooks", folder / "template" / "hooks"):
+        hooks.parent.mkdir(parents=True, exist_ok=True)
+        program(hooks, "pre-commit", "exit 1")
+    (folder / "template" / "info").mkdir()
+    for ignored in (folder / "ignore", folder / "template" / "info" / "exclude"):
+        ignored.write_text("*.sql\n.env*\n*.md\n/cluster\nsettings.py\n")
+    (folder / "attributes").write_text("* text filter=broken\n")
+
+    def give(*names: str) -> None:
+        settings = {name: SETTINGS[name].format(folder=folder) for name in names}
+        settings |= {"filter.broken.clean": "false", "filter.broken.required": "true"}
+        monkeypatch.setenv("GIT_CONFIG_COUNT", str(len(settings)))
+        for number, (name, value) in enumerate(settings.items()):
+            monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", name)
+            monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+
+    return give
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_git_commits_everything_whatever_the_users_settings_are(
+    project: Path, their_git: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (project / "roles.sql").write_text("SELECT 1;\n")
+    (project / "windows.bat").write_bytes(b"echo\r\n")
+    (project / "run.sh").write_text("#!/bin/sh\n")
+    (project / "run.sh").chmod(0o755)
+    their_git(name)
+    assert HOOKS["git"].run(project) == "git: first commit on main"
+    monkeypatch.delenv("GIT_CONFIG_COUNT")
+    assert git(project, "log", "--format=%s") == "Start from the scaffold"
+    clone = project.parent / "clone"
+    git(project.parent, "clone", "--quiet", str(project), str(clone))
+    assert files(clone) == files(project)
+    assert os.access(clone / "run.sh", os.X_OK)
 
 
 def test_git_leaves_everything_staged_if_it_cannot_commit(
@@ -156,6 +200,21 @@ def test_git_leaves_everything_staged_if_it_cannot_commit(
     monkeypatch.setenv("GIT_CONFIG_VALUE_1", "false")
     assert HOOKS["git"].run(project).startswith("git: everything is staged, but not committed (")
     assert git(project, "status", "--porcelain") == "A  README.md"
+
+
+def test_git_leaves_out_what_the_project_ignores(project: Path) -> None:
+    (project / ".gitignore").write_text(".env\n")
+    (project / ".env").write_text("SHOP_NODES=secret\n")
+    assert HOOKS["git"].run(project) == "git: first commit on main"
+    assert git(project, "ls-files").splitlines() == [".gitignore", "README.md"]
+
+
+def test_git_knows_a_committer_who_is_no_author(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "Ada")
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "ada@example.org")
+    assert "as scaffold <scaffold@localhost>" in HOOKS["git"].run(project)
+    assert git(project, "log", "--format=%an, %cn") == "scaffold, Ada"
 
 
 def test_git_is_not_led_astray_by_the_hook_it_may_run_in(project: Path, tmp_path: Path) -> None:
@@ -252,3 +311,24 @@ def test_a_project_inside_a_repository_is_made_without_one_of_its_own(scaffold: 
     assert result.returncode == 0
     assert "no repository of its own" in result.stderr
     assert not (scaffold.place / "shop/.git").exists()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_clone_has_every_file_of_a_project_whatever_the_users_settings_are(
+    renders: Path, tmp_path: Path, their_git: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    project, clone = shutil.copytree(renders / name, tmp_path / "shop"), tmp_path / "clone"
+    their_git(*SETTINGS)
+    assert HOOKS["git"].run(project).startswith("git: first commit on main")
+    monkeypatch.delenv("GIT_CONFIG_COUNT")
+    # A shell script with the line ends of Windows does not run in a container.
+    git(tmp_path, "-c", "core.autocrlf=true", "clone", "--quiet", str(project), str(clone))
+    assert files(clone) == files(project)
+
+
+def test_a_clone_has_a_package_that_is_named_like_a_folder_of_builds(scaffold: Scaffold) -> None:
+    for name in ("build", "dist"):
+        made = scaffold("new", name)
+        assert made.returncode == 0, made.stderr
+        tracked = git(scaffold.place / name, "ls-files").splitlines()
+        assert sorted(tracked) == sorted(files(scaffold.place / name))

@@ -31,6 +31,7 @@ EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 FILES = """
     .copier-answers.yml
     .env.example
+    .gitattributes
     .gitignore
     LICENSE
     Makefile
@@ -91,6 +92,7 @@ FILES = """
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
     src/shop/settings.py
+    src/shop/urls.py
     tests/__init__.py
     tests/conftest.py
     tests/runtime/__init__.py
@@ -117,6 +119,7 @@ FILES = """
     tests/runtime/test_cli.py
     tests/runtime/test_cluster.py
     tests/runtime/test_database.py
+    tests/runtime/test_dataclasses.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
@@ -124,6 +127,7 @@ FILES = """
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
     tests/runtime/test_settings.py
+    tests/runtime/test_urls.py
     tests/runtime/test_verify.py
     tests/test_bank.py
     tests/test_migrations.py

@@ -1,9 +1,20 @@
 """Settings that only this backend has; durations are in seconds."""
 
-from pydantic import PositiveInt, SecretStr
+from typing import Annotated
+
+from pydantic import AfterValidator, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings
 
 from .limits import RetryPolicy
+from .urls import parse_url
+
+
+def _check_url(secret: SecretStr) -> SecretStr:
+    parse_url(secret.get_secret_value())
+    return secret
+
+
+SecretUrl = Annotated[SecretStr, AfterValidator(_check_url)]
 
 
 class BackendSettings(BaseSettings):
@@ -13,9 +24,9 @@ class BackendSettings(BaseSettings):
     """Node for work that names none; None: the first one."""
     retry: RetryPolicy = RetryPolicy()
     """Retries: `…_RETRY_DEADLINE` and so on."""
-    registry: SecretStr | None = None
+    registry: SecretUrl | None = None
     """URL of the registry for the application's role; None: `…_registry` on the first server by name."""
-    admin_registry: SecretStr | None = None
+    admin_registry: SecretUrl | None = None
     """URL of the registry for the role that may change it; None: as for the application's role."""
     server_connections: PositiveInt = 20
     """Connections of one process to each server, however many tenants are there."""

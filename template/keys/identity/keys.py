@@ -4,18 +4,18 @@ The position of a sequence is replicated like everything else, so a reader that 
 missing: a rollback returns none, and a failover skips up to 32 numbers of each sequence.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Connection, Identity
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = int
 """Type of a primary key in Python."""
 
 
-def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column that an identity sequence fills, where `PrimaryKeyMixin` does not fit, as in a composite key."""
-    return mapped_column(BigInteger, Identity(), primary_key=primary_key)
+def key_column(*, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
+    """Return a column that an identity sequence fills, for example in a composite key; options: see `mapped_column`."""
+    return mapped_column(BigInteger, Identity(), primary_key=primary_key, **options)
 
 
 class PrimaryKeyMixin:
@@ -26,6 +26,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key."""
         return key_column()
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key."""
+        return key_column(init=False)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:

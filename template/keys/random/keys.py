@@ -5,24 +5,31 @@ kept in the order of their keys, in ranges, and one node coordinates each range.
 keys that grow with time, such as UUIDs of version 7, would send every INSERT to the same range and so to the same node.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Uuid, func
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = UUID
 """Type of a primary key in Python."""
 
 
-def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
+def key_column(*, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
     """Return a column with random UUIDs, where `PrimaryKeyMixin` does not fit, as in a composite key.
 
-    The application makes the UUIDs; the server does for plain SQL that gives none.
+    The application makes the UUIDs; the server does for plain SQL that gives none. Options: see `mapped_column`.
     """
     # Without `insert_sentinel` SQLAlchemy tells new rows apart by the server's default, and inserts them one by one.
     default = func.gen_random_uuid()
-    return mapped_column(Uuid, default=uuid4, insert_sentinel=True, server_default=default, primary_key=primary_key)
+    return mapped_column(
+        Uuid,
+        insert_default=uuid4,
+        insert_sentinel=True,
+        server_default=default,
+        primary_key=primary_key,
+        **options,
+    )
 
 
 class PrimaryKeyMixin:
@@ -33,6 +40,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key."""
         return key_column()
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key."""
+        return key_column(init=False)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:

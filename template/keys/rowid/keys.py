@@ -6,18 +6,18 @@ thousand new objects at once. Keys that grow with time have a price: new rows of
 one node coordinates. For a table that takes thousands of rows a second use UUIDs.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Connection
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = int
 """Type of a primary key in Python; larger than 2**53, so send it to JavaScript as a string."""
 
 
-def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column that `unique_rowid()` fills, where `PrimaryKeyMixin` does not fit, as in a composite key."""
-    return mapped_column(BigInteger, autoincrement=True, primary_key=primary_key)
+def key_column(*, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
+    """Return a column that `unique_rowid()` fills, for example in a composite key; options: see `mapped_column`."""
+    return mapped_column(BigInteger, autoincrement=True, primary_key=primary_key, **options)
 
 
 class PrimaryKeyMixin:
@@ -28,6 +28,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key."""
         return key_column()
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key."""
+        return key_column(init=False)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 
 from sqlalchemy import BigInteger, Connection, Sequence
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import next_value
 
@@ -44,11 +44,11 @@ def _nextval(element: SnowflakeSequence | next_snowflake, compiler: SQLCompiler,
     return f"snowflake.nextval('{name}'::regclass)"
 
 
-def key_column(sequence: str, *, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column with ids from `sequence`, where `PrimaryKeyMixin` does not fit, as in a composite key."""
+def key_column(sequence: str, *, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
+    """Return a column with ids from `sequence`, for example in a composite key; options: see `mapped_column`."""
     source = SnowflakeSequence(sequence, data_type=BigInteger)
     return mapped_column(
-        BigInteger, source, primary_key=primary_key, insert_sentinel=True, server_default=source.next_value()
+        BigInteger, source, primary_key=primary_key, insert_sentinel=True, server_default=source.next_value(), **options
     )
 
 
@@ -60,6 +60,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key, with the sequence `<table>_id_seq`."""
         return key_column(f"{cls.__tablename__}_id_seq")  # type: ignore[attr-defined]
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key, with the sequence `<table>_id_seq`."""
+        return key_column(f"{cls.__tablename__}_id_seq", init=False)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

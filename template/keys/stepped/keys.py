@@ -4,10 +4,10 @@ The DDL is the same on every node; `migrate` sets each sequence to the number of
 `snowflake.node`. The position of a sequence is not replicated, so each node has its own.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Connection, Identity, text
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 
 from .errors import WrongNode
 
@@ -18,9 +18,9 @@ STRIDE = 64
 """Largest number of nodes, plus one: `key % STRIDE` is the number of its node. Each node has 2**63 / 64 keys."""
 
 
-def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column that an identity sequence fills, where `PrimaryKeyMixin` does not fit, as in a composite key."""
-    return mapped_column(BigInteger, Identity(start=1, increment=STRIDE), primary_key=primary_key)
+def key_column(*, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
+    """Return a column that an identity sequence fills, for example in a composite key; options: see `mapped_column`."""
+    return mapped_column(BigInteger, Identity(start=1, increment=STRIDE), primary_key=primary_key, **options)
 
 
 class PrimaryKeyMixin:
@@ -31,6 +31,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key."""
         return key_column()
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key."""
+        return key_column(init=False)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:

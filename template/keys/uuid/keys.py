@@ -5,11 +5,11 @@ The key is known before the INSERT, so a parent and its children are written wit
 
 import os
 import time
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, Uuid
-from sqlalchemy.orm import Mapped, MappedColumn, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, MappedColumn, declared_attr, mapped_column
 
 Key: TypeAlias = UUID
 """Type of a primary key in Python."""
@@ -27,9 +27,9 @@ def uuid7() -> UUID:
     return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random)
 
 
-def key_column(*, primary_key: bool = True) -> MappedColumn[Key]:
-    """Return a column with UUIDs of version 7, where `PrimaryKeyMixin` does not fit, as in a composite key."""
-    return mapped_column(Uuid, default=uuid7, primary_key=primary_key)
+def key_column(*, primary_key: bool = True, **options: Any) -> MappedColumn[Key]:
+    """Return a column with UUIDs of version 7, for example in a composite key; options: see `mapped_column`."""
+    return mapped_column(Uuid, insert_default=uuid7, primary_key=primary_key, **options)
 
 
 class PrimaryKeyMixin:
@@ -40,6 +40,16 @@ class PrimaryKeyMixin:
     def id(cls) -> Mapped[Key]:
         """Declare the primary key."""
         return key_column()
+
+
+class DataclassPrimaryKeyMixin(MappedAsDataclass):
+    """Gives a model that is a dataclass its primary key, which is no argument of the constructor."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[Key]:
+        """Declare the primary key."""
+        return key_column(init=False)
 
 
 def set_sequence_node(connection: Connection, number: int) -> None:

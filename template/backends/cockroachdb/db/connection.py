@@ -54,17 +54,20 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
     Args:
         engine: engine that has not connected yet.
         node: name of its node, for errors.
-        statement_timeout: the server's own limit in seconds, which a healthy node keeps; 0: neither side has a limit.
+        statement_timeout: the server's own limit in seconds, which a healthy node keeps, unless the URL has another;
+            0: neither side has a limit.
     """
     # The server reports how many rows a statement changed, but the dialect tells SQLAlchemy to ignore the number.
     # Without it a version column detects no lost update: SQLAlchemy warns and commits.
     engine.dialect.supports_sane_rowcount = True
 
-    response_timeout = statement_timeout + GRACE if statement_timeout else 0.0
+    def response_timeout(options: str) -> float:
+        *_, longest = statement_timeout, *map(_seconds, _STATEMENT_TIMEOUT.findall(options))
+        return longest + GRACE if longest else 0.0
 
     async def connect_async(*arguments: Any, **parameters: Any) -> AsyncTimedConnection:
         connection = await AsyncTimedConnection.connect(*arguments, **parameters)
-        connection.response_timeout = response_timeout
+        connection.response_timeout = response_timeout(connection.info.options)
         return connection
 
     @event.listens_for(engine, "do_connect")
@@ -73,7 +76,7 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
             parameters["async_creator_fn"] = connect_async
             return None
         connection = TimedConnection.connect(*arguments, **parameters)
-        connection.response_timeout = response_timeout
+        connection.response_timeout = response_timeout(connection.info.options)
         return connection
 
     @event.listens_for(engine, "connect")
@@ -100,4 +103,10 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
         dbapi_connection.autocommit = False
 
 
-_OPTION = re.compile(r"-c (\w+)=(\w+)")
+def _seconds(duration: tuple[str, str]) -> float:
+    number, unit = duration
+    return int(number) * {"us": 1e-6, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}.get(unit, 0.001)
+
+
+_OPTION = re.compile(r"(?:-c *|--)([\w.]+)=(\S+)")
+_STATEMENT_TIMEOUT = re.compile(r"(?:-c *|--)statement_timeout=(\d+)([a-z]*)")

@@ -9,6 +9,7 @@ from rich.progress import track
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ..settings import Settings
 from .console import configured_urls, talk
 
 DEPOSIT = 1000
@@ -41,7 +42,7 @@ def walk(
 
     chosen = secrets.randbelow(2**32) if seed is None else seed
     rng = random.Random(chosen)  # noqa: S311
-    context = CheckContext(*configured_urls(), chosen)
+    context = CheckContext(*configured_urls(), chosen, transaction_pooler=Settings().transaction_pooler)
     scratch = context.scratch
     try:
         with scratch.database as db:

@@ -16,7 +16,7 @@ from sqlalchemy import Integer, String
 from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
 
-from ..settings import URL_SCHEME
+from ..urls import URL_SCHEME
 from .base import MigrationError, without_literals
 
 _REPEATABLE = re.compile(

@@ -39,6 +39,7 @@ def playground(context: CheckContext, *models: MetaData) -> Iterator[Databases]:
             folder=Path(folder),
             decision_log=DECISION_LOG,
             application_name="verify",
+            transaction_pooler=context.transaction_pooler,
             retry=RetryPolicy(attempts=50, deadline=10.0),
             execution_options=context.scratch.options,
         ) as databases,

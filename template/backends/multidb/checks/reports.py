@@ -91,7 +91,8 @@ class ForeignQueriesAreSentAlong(Check):
         try:
             set_up(context.admin_urls, owner=context.owner, cluster=cluster, prefix=SCHEMA_PREFIX)
             node = next(spec.node for spec in DATABASES if spec.name == TARGET) or ""
-            with connect(context.urls[node], node=TARGET) as connection:
+            pooler = context.transaction_pooler
+            with connect(context.urls[node], node=TARGET, transaction_pooler=pooler) as connection:
                 plans = {name: explain(connection, query) for name, query in examples(source).items()}
                 control = explain(connection, f'SELECT * FROM "{source}".entry WHERE amount > random()')  # noqa: S608
         except NoTables as error:

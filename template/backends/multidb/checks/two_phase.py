@@ -31,7 +31,8 @@ class NothingIsInDoubt(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Look for prepared transactions, and for the decisions about them."""
-        with Databases(DATABASES, context.urls, decision_log=DECISION_LOG) as databases:
+        pooler = context.transaction_pooler
+        with Databases(DATABASES, context.urls, decision_log=DECISION_LOG, transaction_pooler=pooler) as databases:
             found = twophase.in_doubt_transactions(databases)
         left = [f"{one.id} {one.state}" for one in found if not one.in_flight]
         slow = [f"{one.id} is in flight for {one.age}" for one in found if one.in_flight and one.age > OLD]

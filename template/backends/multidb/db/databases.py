@@ -143,6 +143,8 @@ class Databases:
             MisuseError: the decision log is not in a PostgreSQL database.
         """
         self.specs = {spec.name: spec for spec in databases}
+        if len(self.specs) < len(databases):
+            raise MisuseError(f"of {', '.join(spec.name for spec in databases)}, one name stands for two databases")
         servers = [spec.name for spec in databases if spec.node is not None]
         self.decision_log = decision_log or servers[0]
         """Name of the database with the decision log."""

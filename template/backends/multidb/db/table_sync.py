@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, cast, delete, func, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.dialects.postgresql.base import ischema_names
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, declared_attr, mapped_column
 from sqlalchemy.types import UserDefinedType
 
 from .databases import Databases
@@ -63,6 +63,12 @@ class ChangeTrackingMixin:
     def changed_in(cls) -> Mapped[str]:
         """Declare the column; a trigger sets it."""
         return mapped_column(Xid8, server_default=text("pg_current_xact_id()"), index=True)
+
+
+class DataclassChangeTrackingMixin(MappedAsDataclass):
+    """Add the same column to a model that is a dataclass; it is no argument of the constructor."""
+
+    changed_in: Mapped[str] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"), index=True, init=False)
 
 
 source_metadata = MetaData()

@@ -2,12 +2,13 @@
 
 import random
 
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from ....db.tenants.core import is_login_refused
 from ....db.tenants.placement import database_of
+from ...connections import engine_for
 from ...tenant_server import run
 from ..check import Check, CheckContext, CheckResult, failed, passed
 from .probes import admin_of, probes
@@ -59,7 +60,7 @@ class TenantsAreKeptApart(Check):
 
 def _may_connect(url: URL) -> bool:
     try:
-        with create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 3}).connect():
+        with engine_for(url).connect():
             return True
     except OperationalError as error:
         if not is_login_refused(error):

@@ -33,7 +33,9 @@ def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
     settings = Settings()
     is_configured = settings.nodes and settings.urls() == dict(context.urls)
     url = registry_url(context.urls, settings.registry if is_configured else None)
-    return Tenants(context.urls, url, retry=RetryPolicy(attempts=1000, deadline=deadline), application_name="verify")
+    retry = RetryPolicy(attempts=1000, deadline=deadline)
+    pooler = context.transaction_pooler
+    return Tenants(context.urls, url, retry=retry, application_name="verify", transaction_pooler=pooler)
 
 
 @contextmanager

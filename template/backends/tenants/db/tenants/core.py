@@ -59,6 +59,7 @@ class TenantsCore(DatabaseCore):
         timeouts: Timeouts | None = None,
         retry: RetryPolicy | None = None,
         application_name: str = "",
+        transaction_pooler: bool = False,
     ) -> None:
         """Prepare the databases of all tenants; nothing connects before it is used.
 
@@ -71,10 +72,12 @@ class TenantsCore(DatabaseCore):
             timeouts: time limits of each connection.
             retry: policy for work that names none.
             application_name: name shown by the server's views.
+            transaction_pooler: the URLs lead to a pooler in transaction mode, such as PgBouncer.
         """
         super().__init__(servers, retry=retry)
         pool = pool or PoolLimits()
         self._options: dict[str, Any] = {"timeouts": timeouts, "application_name": application_name}
+        self._options["transaction_pooler"] = transaction_pooler
         self._servers = dict(servers)
         self._budgets = {
             server: ServerBudget(server, connections, timeout=pool.timeout, workers=self._workers) for server in servers
@@ -89,12 +92,13 @@ class TenantsCore(DatabaseCore):
     def from_settings(cls, settings: Settings) -> Self:  # type: ignore[override]  # passwords are in the registry
         """Create the databases of all tenants as the settings describe them."""
         arguments = database_arguments(settings)
+        names = ("pool", "timeouts", "retry", "application_name", "transaction_pooler")
         return cls(
             arguments["nodes"],
             registry_url(arguments["nodes"], settings.registry),
             connections=settings.server_connections,
             keep_open=settings.open_tenants,
-            **{name: arguments[name] for name in ("pool", "timeouts", "retry", "application_name")},
+            **{name: arguments[name] for name in names},
         )
 
     def __repr__(self) -> str:

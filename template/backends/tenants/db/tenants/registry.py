@@ -4,18 +4,20 @@ The application's role may only read it; `tenants …` changes it. A process ask
 An old answer does no harm: a database that left a server refuses its former login, and the process asks again.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, DateTime, Executable, Row, Text, func, schema, select
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from ...limits import PoolLimits
+from ...urls import parse_url
 from ..database import DatabaseCore
-from ..errors import NodeUnavailable
+from ..errors import MisuseError, NodeUnavailable
 from ..retry import first_line
 from .errors import BadTenantName, UnknownTenant
 from .placement import Placement, TenantState, check_name, quoted
@@ -61,7 +63,7 @@ def registry_url(servers: Mapping[str, URL], configured: SecretStr | None = None
         configured: the URL; None: that of `…_registry` on the first server by name.
     """
     if configured is not None:
-        return make_url(configured.get_secret_value())
+        return parse_url(configured.get_secret_value())
     url = servers[min(servers)]
     return url.set(database=f"{url.database}_registry")
 
@@ -103,3 +105,8 @@ class Registry:
         except NodeUnavailable as error:
             reason = first_line(error.failures[-1])
             raise NodeUnavailable(f"the registry cannot be reached: {reason}", failures=error.failures) from error
+        except DBAPIError as error:
+            # The server reports a missing table or database; both are there after the first `tenants add`.
+            if not re.search('(relation|database) ".*" does not exist', reason := first_line(error)):
+                raise
+            raise MisuseError(f"there is no registry of tenants: {reason}. `tenants add NAME` creates it") from error

@@ -14,7 +14,7 @@ from .errors import (
     RetriesExhausted,
     WrongNode,
 )
-from .keys import Key, PrimaryKeyMixin, key_column
+from .keys import DataclassPrimaryKeyMixin, Key, PrimaryKeyMixin, key_column
 from .retry import Counters, Threads
 from .routing import Route as BaseRoute
 from .routing import Router
@@ -28,6 +28,7 @@ __all__ = [
     "BaseRoute",
     "Counters",
     "Database",
+    "DataclassPrimaryKeyMixin",
     "DistributedSQLError",
     "IsolationLevel",
     "Key",

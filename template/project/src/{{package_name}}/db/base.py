@@ -50,6 +50,7 @@ class BaseBackend(Generic[R]):
     """SQLSTATE that an error stands for, by its own SQLSTATE, which many faults share, and a part of its message."""
     login_refused: ClassVar[re.Pattern[str]] = re.compile(
         "authentication failed|does not exist|no pg_hba.conf entry|permission denied|not permitted|no password supplied"
+        "|no such (database|user)"
     )
     """Messages (in English) of a login that would fail again; libpq reports no SQLSTATE for a refused login."""
     commits_are_shared: ClassVar[bool] = True

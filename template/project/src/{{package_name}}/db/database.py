@@ -108,7 +108,7 @@ class DatabaseCore:
         return cls(**database_arguments(settings), password=password)
 
     def __repr__(self) -> str:
-        nodes = ", ".join(f"{name}={url!r}" for name, url in self._engines.urls.items())
+        nodes = ", ".join(f"{name}={url.set(query={})!r}" for name, url in self._engines.urls.items())
         return f"{type(self).__name__}({nodes})"
 
     def using(self, **options: Unpack[RouteOptions]) -> Self:

@@ -7,6 +7,7 @@ they grow old, at different moments, and pinged only after they have been idle.
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from ..limits import PoolLimits, Timeouts
+from ..settings import PREFIX
+from ..urls import url_parameters
 from .backend import Backend
-from .errors import NodeUnavailable
+from .errors import MisuseError, NodeUnavailable
 from .reading import begin_when_needed
+from .retry import first_line
 
 sql_logger = logging.getLogger(f"{__package__}.sql")
 """Logger of statements, at INFO, when `PoolLimits.log_sql` asks for it: node, duration, statement; never parameters."""
@@ -122,10 +126,11 @@ class Engines:
         elif mode != "write" and self.transaction_pooler:
             # The transaction is what keeps a reader from writing.
             options["execution_options"] = {"postgresql_readonly": True}
-        engine = self.create_engine(self.urls[node], **options, connect_args=self._login(mode))
+        engine = self.create_engine(self.urls[node], **options, connect_args=self._login(node, mode))
         if begins_late:
             begin_when_needed(engine)
         self._discard_stale_plans(engine)
+        self._refuse_wrong_urls(engine, node)
         self._spread_recycling(engine)
         self._ping_when_idle(engine)
         if self.password is not None:
@@ -148,7 +153,9 @@ class Engines:
             "pool_use_lifo": True,
         }
 
-    def _login(self, mode: str) -> dict[str, Any]:
+    def _login(self, node: str, mode: str) -> dict[str, Any]:
+        """Return the parameters of a connection: those of the URL win over the program's own."""
+        theirs = url_parameters(self.urls[node])
         login: dict[str, Any] = {
             "connect_timeout": self.timeouts.connect,
             "application_name": self.application_name,
@@ -161,9 +168,23 @@ class Engines:
         if self.transaction_pooler:
             # Nothing may depend on a session that the next transaction does not get: neither prepared statements nor
             # settings. The role carries the timeouts then (ALTER ROLE … SET statement_timeout).
-            return login | {"prepare_threshold": None}
-        settings = self.backend.session_settings(mode, self.timeouts)
-        return login | {"options": " ".join(f"-c {name}={value}" for name, value in settings.items())}
+            return login | {"prepare_threshold": None} | theirs
+        writer = self.backend.session_settings("write", self.timeouts)
+        settings = [f"-c {name}={value}" for name, value in self.backend.session_settings(mode, self.timeouts).items()]
+        ours, readers = settings[: len(writer)], settings[len(writer) :]
+        # The last setting of a name holds: reads rely on those that only readers have.
+        options = " ".join([*ours, theirs.get("options") or os.environ.get("PGOPTIONS", ""), *readers])
+        return login | theirs | {"options": options}
+
+    def _refuse_wrong_urls(self, engine: Engine, node: str) -> None:
+        @event.listens_for(engine, "handle_error")
+        def refuse(context: ExceptionContext) -> None:
+            reason = first_line(context.original_exception)
+            if context.connection is None and _WRONG_URL.search(reason):
+                advice = "Correct the parameters of its URL"
+                if "startup parameter" in reason:
+                    advice += f", or set {PREFIX}TRANSACTION_POOLER=true and let {PREFIX}ADMIN_NODES bypass the pooler"
+                raise MisuseError(f"{node}: {reason}. {advice}", node=node)
 
     def _spread_recycling(self, engine: Engine) -> None:
         """Make each connection look up to a fifth of its lifetime older, so that they are not replaced together."""
@@ -217,3 +238,10 @@ class Engines:
             statement, context = arguments[2], arguments[4]
             duration = 1000 * (time.perf_counter() - context._started)
             sql_logger.info("%s %.1f ms %s", node, duration, " ".join(statement.split()))
+
+
+# Messages (in English) about a parameter of the URL, which libpq and the server report without a SQLSTATE at login.
+_WRONG_URL = re.compile(
+    "unsupported startup parameter|unrecognized configuration parameter|invalid (.*value|port number|command-line)"
+    "|bad value for|requires a value|definition of service|required, but|but SSL was required|method requirement"
+)

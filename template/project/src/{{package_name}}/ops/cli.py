@@ -130,7 +130,6 @@ def load(
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
 ) -> None:
     """Load a file into a table, one transaction per chunk of rows."""
-    configured_urls()
     models = {str(mapper.local_table): mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
     if table not in models:
         raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
@@ -177,7 +176,8 @@ def verify(
         # Pools and routing log the lost node at length; the report has the outcome.
         logging.getLogger().addHandler(logging.NullHandler())
     seed = secrets.randbelow(2**32) if seed is None else seed
-    subject = CheckContext(urls, admin_urls, seed, cluster=cluster)
+    pooler = Settings().transaction_pooler
+    subject = CheckContext(urls, admin_urls, seed, cluster=cluster, transaction_pooler=pooler)
     checks = WITH_CHAOS if chaos else ALL
     with talk.status("verifying") as progress:
         result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool
 from sqlalchemy.exc import DBAPIError
 
-from ..db import Database, PoolLimits, Timeouts, WrongNode
+from ..db import Database, DistributedSQLError, PoolLimits, Timeouts
 from ..db.retry import first_line
 from .base import OperationError
 
@@ -20,24 +21,27 @@ class Unreachable(OperationError):
 
 
 @lru_cache(maxsize=64)
-def engine_for(url: URL, *, statement_timeout: float = 10.0) -> Engine:
-    """Return an engine without a pool. The timeout is in seconds; 0 means no limit.
+def engine_for(url: URL, *, statement_timeout: float = 10.0, transaction_pooler: bool = False) -> Engine:
+    """Return an engine without a pool. The timeout is in seconds; 0 means no limit. A pooler has its own.
 
     It is kept, because the queries that SQLAlchemy sends on an engine's first connection double the time to connect.
     """
     server = f"{url.host}:{url.port}"
     pool = PoolLimits(poolclass=NullPool, size=1, max_overflow=0)
     timeouts = Timeouts(statement=statement_timeout, idle_in_transaction=0)
-    return Database({server: url}, pool=pool, timeouts=timeouts, application_name="operations").engine(server)
+    options: dict[str, Any] = {"pool": pool, "timeouts": timeouts, "transaction_pooler": transaction_pooler}
+    return Database({server: url}, application_name="operations", **options).engine(server)
 
 
 @contextmanager
-def connect(url: URL, *, node: str, statement_timeout: float = 10.0) -> Iterator[Connection]:
+def connect(
+    url: URL, *, node: str, statement_timeout: float = 10.0, transaction_pooler: bool = False
+) -> Iterator[Connection]:
     """Open a connection to `node`; raise Unreachable if the node refuses it."""
-    engine = engine_for(url, statement_timeout=statement_timeout).execution_options(isolation_level="AUTOCOMMIT")
+    engine = engine_for(url, statement_timeout=statement_timeout, transaction_pooler=transaction_pooler)
     try:
-        connection = engine.connect()
-    except (DBAPIError, WrongNode) as error:
+        connection = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+    except (DBAPIError, DistributedSQLError) as error:
         raise Unreachable(node, error) from None
     with connection:
         yield connection

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -39,7 +40,7 @@ class Commands(TyperGroup):
             problem = error.errors(include_url=False, include_input=False)[0]
             name = "_".join(str(part) for part in problem["loc"]).upper() or "…"
             message = f"setting {PREFIX}{name}: {problem['msg'].removeprefix('Value error, ')}"
-        except (OperationError, DistributedSQLError, DBAPIError, psycopg.Error) as error:
+        except (OperationError, SettingsError, DistributedSQLError, DBAPIError, psycopg.Error) as error:
             if ctx.params["debug"]:
                 raise
             is_refused = isinstance(error, DBAPIError | psycopg.Error)
@@ -53,6 +54,8 @@ def configured_urls() -> tuple[dict[str, URL], dict[str, URL]]:
     settings = Settings()
     if not settings.nodes:
         raise ClusterError(f"No node is configured. Start a local cluster with `{PROGRAM} up`, or set {PREFIX}NODES.")
+    if settings.transaction_pooler and not settings.admin_nodes:
+        raise ClusterError(f"{PREFIX}TRANSACTION_POOLER is set: {PREFIX}ADMIN_NODES must lead to the nodes themselves.")
     return settings.urls(), settings.admin_urls()
 
 

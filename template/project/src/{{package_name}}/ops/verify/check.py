@@ -65,6 +65,8 @@ class CheckContext:
     """Folder that contains `migrations`."""
     cluster: Cluster | None = None
     """The local cluster, for checks that stop nodes; without it they are skipped."""
+    transaction_pooler: bool = False
+    """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
 
     @property
     def owner(self) -> str:
@@ -75,7 +77,7 @@ class CheckContext:
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch(topology, self.urls, self.owner)
+            return Scratch(topology, self.urls, self.owner, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:

@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import URL, Connection, MetaData, insert, select, text
@@ -37,14 +38,15 @@ class Entry(PrimaryKeyMixin, Base):
 class Scratch:
     """The scratch schema, which exists on every node, and a Database that writes to it."""
 
-    def __init__(self, topology: Topology, urls: Mapping[str, URL], owner: str) -> None:
+    def __init__(self, topology: Topology, urls: Mapping[str, URL], owner: str, *, transaction_pooler: bool) -> None:
         """Create the schema for the role `owner` to use; drop what killed runs left. Every link has to work."""
         self.owner = owner
         self.schema = f"{SCRATCH_PREFIX}{int(time.time())}_{secrets.token_hex(3)}"
         self.options = {"schema_translate_map": {None: self.schema}}
         """Execution options that put the tables without a schema into this one."""
+        options: dict[str, Any] = {"application_name": "verify", "execution_options": self.options}
         retry = RetryPolicy(attempts=50, deadline=10.0)
-        self.database = Database(urls, retry=retry, application_name="verify", execution_options=self.options)
+        self.database = Database(urls, retry=retry, transaction_pooler=transaction_pooler, **options)
         nodes = topology.ddl_nodes()
         for name in topology.connections[nodes[0]].scalars(text("SELECT nspname FROM pg_namespace")).all():
             born = name.removeprefix(SCRATCH_PREFIX).partition("_")[0]

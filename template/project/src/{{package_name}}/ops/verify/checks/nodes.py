@@ -29,9 +29,9 @@ class EveryNodeAnswers(Check):
 
         def ask(node: str) -> None:
             try:
-                for url in (context.urls[node], context.admin_urls[node]):
+                for urls, pooler in ((context.urls, context.transaction_pooler), (context.admin_urls, False)):
                     started = time.monotonic()
-                    with connect(url, node=node, statement_timeout=3) as connection:
+                    with connect(urls[node], node=node, statement_timeout=3, transaction_pooler=pooler) as connection:
                         connection.execute(text("SELECT 1"))
                     times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
             except (Unreachable, DBAPIError) as error:
