@@ -52,6 +52,7 @@ FILES = """
     src/shop/db/bulk/__init__.py
     src/shop/db/bulk/_chunks.py
     src/shop/db/bulk/_copy.py
+    src/shop/db/bulk/_sequences.py
     src/shop/db/bulk/_stored.py
     src/shop/db/database.py
     src/shop/db/engines.py

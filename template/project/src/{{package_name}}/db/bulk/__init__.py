@@ -26,6 +26,7 @@ from ..retry import first_line, sqlstate_of
 from ..session import PinnedSession
 from ._chunks import BadRow, Chunk, chunks
 from ._copy import CopyStatement, Way
+from ._sequences import CountedColumn, counted_columns
 from ._stored import stored_type
 
 __all__ = [
@@ -100,6 +101,7 @@ def bulk_load(
 
     The table then holds what an INSERT of the same values would store: the columns' types convert the values, columns
     that are not named get their defaults, and a chunk with values that COPY would store otherwise takes an INSERT.
+    Sequences of the columns that the rows name are raised above the loaded values, on every node that counts by itself.
     Features of ORM objects do not apply: relationships, validators, events.
 
     Args:
@@ -120,7 +122,8 @@ def bulk_load(
         BadRow: a row cannot be loaded, or has a missing value of another library, such as pandas.NaT, instead of None;
             earlier chunks stay.
         LoadChanged: the rows differ from those that were loaded under this name.
-        NodeUnavailable: no node that may load the rows, or that may have records of the load, can be reached.
+        NodeUnavailable: no node that may load the rows, or that may have records of the load, can be reached; or a
+            node whose sequence has to be raised cannot.
         RetriesExhausted: every attempt at a chunk failed for a reason that may pass; earlier chunks stay.
         AmbiguousCommit: the same, after a COMMIT that got no reply; with a name, call again to settle it.
         MisuseError: a limit is below 1, the model has several tables, or the call is inside a unit of work.
@@ -160,11 +163,17 @@ class _Load:
         self._load = load
         self._name = f"unnamed-{uuid4()}" if load is None else load
         self._copy: CopyStatement | None = None
+        self._counted: list[CountedColumn] | None = None
 
     def load(self, chunk: Chunk) -> None:
         """Load and record a chunk, unless it is recorded."""
         self._attempts, self._claimed = 0, False
         try:
+            if self._counted is None:
+                self._counted = counted_columns(self._db, chunk.shape)
+            for column in self._counted:
+                # Before the rows are there, so that no other session gets one of their numbers.
+                column.raise_above(chunk, self._db.backend.sequence_nodes(self._db))
             self._target.run(self._attempt, chunk)
         except StatementError as error:
             if bad := _bad_row(error, chunk.rows):
