@@ -53,6 +53,8 @@ FILES = """
     src/shop/db/bulk/__init__.py
     src/shop/db/bulk/_chunks.py
     src/shop/db/bulk/_copy.py
+    src/shop/db/bulk/_sequences.py
+    src/shop/db/bulk/_stored.py
     src/shop/db/database.py
     src/shop/db/engines.py
     src/shop/db/errors.py
@@ -100,6 +102,7 @@ FILES = """
     tests/runtime/bulk/__init__.py
     tests/runtime/bulk/conftest.py
     tests/runtime/bulk/test_files.py
+    tests/runtime/bulk/test_matrix.py
     tests/runtime/bulk/test_resume.py
     tests/runtime/bulk/test_rows.py
     tests/runtime/bulk/test_values.py

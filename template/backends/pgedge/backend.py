@@ -48,6 +48,10 @@ class Backend(BaseBackend[Route]):
                 return db.using(key=load)
         return db if node is None else db.using(node=node)
 
+    def sequence_nodes(self, db: D) -> list[D]:
+        """Return `db` with the route to each node: the position of a sequence is not replicated."""
+        return [db.using(node=node) for node in db.nodes]
+
 
 def _begun_on(db: D, load: str) -> str | None:
     """Return the node where a load began; None if it has not begun."""

@@ -123,3 +123,7 @@ class BaseBackend(Generic[R]):
     def route_load(self, db: D, load: str | None, node: str | None) -> D:
         """Return `db` with the route of a load's next transaction; `node` had the one before. Any writer will do."""
         return db
+
+    def sequence_nodes(self, db: D) -> list[D]:
+        """Return `db` with the route to each node that counts by itself; the writers share one server's sequences."""
+        return [db]

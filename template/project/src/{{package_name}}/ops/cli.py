@@ -129,21 +129,24 @@ def load(
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows per transaction.")] = Backend.chunk_rows,
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
 ) -> None:
-    """Load a file into a table, one transaction per chunk of rows."""
-    models = {str(mapper.local_table): mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
-    if table not in models:
+    """Load a file into a table, one transaction per chunk of rows. The file has what the database stores."""
+    urls, _ = configured_urls()
+    if (target := Base.metadata.tables.get(table)) is None:
         raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
-    columns = {column.name: column for column in Base.metadata.tables[table].columns}
-    rows = FileReader(file, columns, window=chunk_rows)
+    # A class knows its discriminator and version; the table of a many-to-many relationship has none.
+    classes = {mapper.local_table: mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
+    columns = {column.name: column for column in target.columns}
+    dialect = next(iter(urls.values())).get_dialect()()
+    rows = FileReader(file, columns, window=chunk_rows, dialect=dialect)
     with Database.from_settings(Settings()) as db, talk.status("loading") as shown, closing(iter(rows)) as read:
 
         def show(done: Progress) -> None:
             pace = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
             shown.update(f"loading: {rows.position / rows.size:.0%}, {pace}")
 
-        chosen = db.using(node=node)
+        chosen, model = db.using(node=node), classes.get(target, target)
         try:
-            done = bulk_load(chosen, models[table], read, load=name, chunk_rows=chunk_rows, on_progress=show)
+            done = bulk_load(chosen, model, read, load=name, chunk_rows=chunk_rows, as_stored=True, on_progress=show)
         except BadRow as error:
             more = len(error.rows) - 1
             where = f"here or in one of the next {more} rows: " if more else ""

@@ -7,14 +7,19 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import date, datetime, time
 from decimal import Decimal
-from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, Column
+from sqlalchemy import ARRAY, JSON, Column, Dialect, Enum
+from sqlalchemy.types import TypeEngine
 
+from ..db.bulk import stored_type
 from .base import OperationError
+
+_FIELD_LIMIT = 2**30
+"""Largest field of a CSV file in characters; the server takes no value of more than 1 GB."""
 
 
 class InputError(OperationError):
@@ -24,11 +29,12 @@ class InputError(OperationError):
 class FileReader:
     """Rows of a CSV file with a header, or of a file with one JSON object per line; UTF-8.
 
-    Text becomes the Python type of its column. In CSV an empty field is None, or empty text if the column is text that
-    cannot be NULL; arrays and JSON are written as JSON.
+    The text is what the database stores, so no TypeDecorator sees it. In CSV an empty field is None, or empty text if
+    the column is text that cannot be NULL. Arrays are written as JSON or as the database prints them, members of an
+    enumeration by their label or their name.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, Column[Any]], *, window: int) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, Column[Any]], *, window: int, dialect: Dialect) -> None:
         """Check the suffix and the file, but open nothing yet; `line_of` covers the last `window` rows."""
         parsers = {".csv": self._csv, ".jsonl": self._jsonl, ".ndjson": self._jsonl}
         if path.suffix.lower() not in parsers:
@@ -36,6 +42,7 @@ class FileReader:
         self._parse = parsers[path.suffix.lower()]
         self._path = path
         self._columns = columns
+        self._dialect = dialect
         self._convert: dict[str, Callable[[Any], Any]] = {}
         # Line that was read last; line in which the current row begins; number of rows.
         self._line, self._start, self._count = 0, 1, 0
@@ -60,7 +67,9 @@ class FileReader:
 
     def error(self, line: int, problem: object) -> InputError:
         """Create the error for a problem in a line."""
-        return InputError(f"{self._path}:{line}: {problem}")
+        # A terminal cannot show half of a surrogate pair.
+        shown = str(problem).encode(errors="backslashreplace").decode()
+        return InputError(f"{self._path}:{line}: {shown}")
 
     def _unreadable(self, error: OSError) -> InputError:
         return InputError(f"{self._path} cannot be read: {error.strerror}")
@@ -79,6 +88,7 @@ class FileReader:
             raise self.error(self._line, f"not UTF-8: {error.reason}") from error
 
     def _csv(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+        csv.field_size_limit(_FIELD_LIMIT)
         try:
             for fields in csv.reader(lines, strict=True):
                 if fields and not self._convert:
@@ -115,31 +125,38 @@ class FileReader:
     def _converter(self, name: str) -> "_Converter":
         if name not in self._columns:
             raise self.error(self._start, f"there is no column {name!r}; there are {', '.join(self._columns)}")
-        return _Converter(self._columns[name])
+        column = self._columns[name]
+        return _Converter(column.type, self._dialect, nullable=bool(column.nullable))
 
     def _converted(self, name: str, value: Any) -> Any:
         try:
             return self._convert[name](value)
-        except (ArithmeticError, ValueError, KeyError, TypeError) as error:
+        except (ArithmeticError, ValueError, LookupError, TypeError) as error:
             shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
             raise self.error(self._start, f"{name}: {shown} is not {self._converter(name).title}") from error
 
 
 class _Converter:
-    """Conversion of text to the Python type of a column."""
+    """Conversion of a file's values to those that a type stores: Python's, or text that the server converts."""
 
-    def __init__(self, column: Column[Any]) -> None:
-        self._is_json = isinstance(column.type, JSON)
-        self._nullable = bool(column.nullable)
-        self._aware = bool(getattr(column.type, "timezone", False))
+    def __init__(self, type_: TypeEngine[Any], dialect: Dialect, *, nullable: bool) -> None:
+        stored = stored_type(type_, dialect)
+        self._is_json = isinstance(stored, JSON)
+        self._nullable = nullable
+        self._aware = bool(getattr(stored, "timezone", False))
+        self._element = _Converter(stored.item_type, dialect, nullable=True) if isinstance(stored, ARRAY) else None
         try:
-            self._type: type[Any] = column.type.python_type
+            self._type: type[Any] = stored.python_type
         except NotImplementedError:
             # The server converts the text.
             self._type = str
         self._name, self._parse = _TYPES.get(self._type, ("text", str))
-        if issubclass(self._type, Enum):
-            self._name, self._parse = f"one of {', '.join(self._type.__members__)}", self._type.__getitem__
+        self._is_enum = isinstance(stored, Enum)
+        if isinstance(stored, Enum):
+            # A label goes by the name of its member and by itself.
+            names = [member.name for member in stored.enum_class or ()]
+            labels = {**dict(zip(names, stored.enums, strict=False)), **{label: label for label in stored.enums}}
+            self._name, self._parse = f"one of {', '.join(labels)}", labels.__getitem__
 
     @property
     def title(self) -> str:
@@ -147,29 +164,43 @@ class _Converter:
         return f"{name} with a time zone" if self._aware else name
 
     def from_field(self, field: str) -> Any:
-        if self._is_json:
-            return json.loads(field) if field else None
         if field:
             return self._parsed(field)
-        return "" if self._type is str and not self._nullable else None
+        return "" if self._type is str and not self._nullable and not self._is_enum else None
 
     def from_json(self, value: Any) -> Any:
         if value is None:
             return None
-        if self._is_json or self._type is list:
-            return json.loads(json.dumps(value, default=float))
+        if self._is_json:
+            return json.dumps(value, default=float)
         if isinstance(value, str):
             return self._parsed(value)
+        if isinstance(value, list) and self._element:
+            return self._list(value, self._element)
         if isinstance(value, int | Decimal) and not isinstance(value, bool) and self._type in (Decimal, float):
-            return self._type(value)
+            return self._parsed(str(value))
         if type(value) is self._type:
             return value
         raise TypeError
 
+    def _list(self, values: list[Any], element: "_Converter") -> list[Any]:
+        if element._is_json:
+            return list(json.loads(json.dumps(values, default=float)))
+        return [self._list(value, element) if isinstance(value, list) else element.from_json(value) for value in values]
+
     def _parsed(self, text: str) -> Any:
+        if self._element:
+            return text if text.startswith("{") else self.from_json(json.loads(text, parse_float=Decimal))
+        if self._is_json:
+            json.loads(text)
+            return text
+        if self._type in (date, datetime) and text in ("infinity", "-infinity"):
+            return text
         value = self._parse(text)
         if self._aware and isinstance(value, datetime | time) and value.tzinfo is None:
             raise ValueError
+        if value in (inf, -inf) and "inf" not in text.lower():
+            raise OverflowError
         return value
 
 
@@ -182,7 +213,7 @@ _TYPES: Mapping[type[Any], tuple[str, Callable[[str], Any]]] = {
     Decimal: ("a decimal number", Decimal),
     float: ("a number", float),
     int: ("an integer", int),
-    list: ("a JSON array", json.loads),
+    list: ("an array", json.loads),
     time: ("a time", time.fromisoformat),
     UUID: ("a UUID", UUID),
 }

@@ -7,7 +7,6 @@ is therefore safe to run again, and calling `bulk_load` again with the same name
 it skips the recorded chunks. A failure costs one chunk, locks are short, and memory holds no more than one chunk.
 """
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,11 +25,21 @@ from ..errors import DistributedSQLError, MisuseError
 from ..retry import first_line, sqlstate_of
 from ..session import PinnedSession
 from ._chunks import BadRow, Chunk, chunks
-from ._copy import CopyStatement, Unfit
+from ._copy import CopyStatement, Way
+from ._sequences import CountedColumn, counted_columns
+from ._stored import stored_type
 
-__all__ = ["BadRow", "LoadChanged", "Loaded", "Progress", "bulk_load", "forget_load", "metadata", "record"]
-
-logger = logging.getLogger(__name__)
+__all__ = [
+    "BadRow",
+    "LoadChanged",
+    "Loaded",
+    "Progress",
+    "bulk_load",
+    "forget_load",
+    "metadata",
+    "record",
+    "stored_type",
+]
 
 metadata = sa.MetaData()
 """Metadata of `record`, for migrations."""
@@ -85,11 +94,14 @@ def bulk_load(
     load: str | None = None,
     chunk_rows: int = Backend.chunk_rows,
     chunk_bytes: int = Backend.chunk_bytes,
+    as_stored: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Loaded:
     """Load `rows` into the table of `model`, in chunks that are retried each.
 
-    As with an INSERT, the columns' types convert the values, and columns that are not named get their defaults.
+    The table then holds what an INSERT of the same values would store: the columns' types convert the values, columns
+    that are not named get their defaults, and a chunk with values that COPY would store otherwise takes an INSERT.
+    Sequences of the columns that the rows name are raised above the loaded values, on every node that counts by itself.
     Features of ORM objects do not apply: relationships, validators, events.
 
     Args:
@@ -102,12 +114,16 @@ def bulk_load(
             `forget_load`. A load without a name cannot be resumed, and its records are deleted when it ends.
         chunk_rows: size limit of one chunk, in rows.
         chunk_bytes: approximate size limit of one chunk, in bytes of text, binary data, JSON and arrays.
+        as_stored: take text and None as the columns store them, as COPY FROM does: the server converts the text, and no
+            TypeDecorator sees it.
         on_progress: called after each chunk.
 
     Raises:
-        BadRow: a row cannot be loaded; earlier chunks stay.
+        BadRow: a row cannot be loaded, or has a missing value of another library, such as pandas.NaT, instead of None;
+            earlier chunks stay.
         LoadChanged: the rows differ from those that were loaded under this name.
-        NodeUnavailable: no node that may load the rows, or that may have records of the load, can be reached.
+        NodeUnavailable: no node that may load the rows, or that may have records of the load, can be reached; or a
+            node whose sequence has to be raised cannot.
         RetriesExhausted: every attempt at a chunk failed for a reason that may pass; earlier chunks stay.
         AmbiguousCommit: the same, after a COMMIT that got no reply; with a name, call again to settle it.
         MisuseError: a limit is below 1, the model has several tables, or the call is inside a unit of work.
@@ -117,7 +133,8 @@ def bulk_load(
     work = _Load(db, load)
     started = time.monotonic()
     try:
-        for chunk in chunks(model, rows, max_rows=chunk_rows, max_bytes=chunk_bytes, with_digest=load is not None):
+        limits = {"max_rows": chunk_rows, "max_bytes": chunk_bytes}
+        for chunk in chunks(model, rows, **limits, with_digest=load is not None, as_stored=as_stored):
             work.load(chunk)
             on_progress(Progress(**work.counts, seconds=time.monotonic() - started))
         if load is not None:
@@ -146,19 +163,20 @@ class _Load:
         self._load = load
         self._name = f"unnamed-{uuid4()}" if load is None else load
         self._copy: CopyStatement | None = None
+        self._counted: list[CountedColumn] | None = None
 
     def load(self, chunk: Chunk) -> None:
         """Load and record a chunk, unless it is recorded."""
         self._attempts, self._claimed = 0, False
         try:
-            try:
-                self._target.run(self._attempt, chunk, by_copy=True)
-            except Unfit as reason:
-                logger.info("rows %d to %d take an INSERT: %s", chunk.rows[0], chunk.rows[-1], reason)
-                self._attempts -= 1
-                self._target.run(self._attempt, chunk, by_copy=False)
+            if self._counted is None:
+                self._counted = counted_columns(self._db, chunk.shape)
+            for column in self._counted:
+                # Before the rows are there, so that no other session gets one of their numbers.
+                column.raise_above(chunk, self._db.backend.sequence_nodes(self._db))
+            self._target.run(self._attempt, chunk)
         except StatementError as error:
-            if bad := _bad_row(error, chunk):
+            if bad := _bad_row(error, chunk.rows):
                 raise bad from error
             raise
         self.counts["chunks"] += 1
@@ -180,7 +198,7 @@ class _Load:
     def _target(self) -> Database:
         return self._db.backend.route_load(self._db, self._load, self.node)
 
-    def _attempt(self, session: PinnedSession, chunk: Chunk, *, by_copy: bool) -> None:
+    def _attempt(self, session: PinnedSession, chunk: Chunk) -> None:
         self._attempts += 1
         self.node = session.node
         claim = postgresql.insert(record).values(
@@ -198,13 +216,12 @@ class _Load:
         # Stays True if a later attempt finds the chunk recorded: then the COMMIT of this one arrived.
         self._claimed = True
         connection = session.connection()
-        if self._copy is None and by_copy:
-            self._copy = CopyStatement.of(chunk.shape, connection)
-        if self._copy is None or not by_copy:
-            keys = [column.key for column in chunk.shape.columns]
-            session.execute(sa.insert(chunk.shape.table), [dict(zip(keys, row, strict=True)) for row in chunk.values])
+        self._copy = self._copy or CopyStatement.of(chunk.shape, connection)
+        way, rows = self._copy.prepare(chunk) if self._copy else (Way.INSERT, ())
+        if self._copy and way is not Way.INSERT:
+            self._copy.send(connection, chunk, way, rows)
         else:
-            self._copy.send(connection, chunk)
+            _insert(session, chunk)
 
     def _compare(self, session: PinnedSession, chunk: Chunk) -> None:
         """Raise `LoadChanged` if the chunk differs from the recorded one."""
@@ -223,16 +240,46 @@ class _Load:
         return LoadChanged(f"load {self._name!r} was another: {difference}. {advice}", node=self.node)
 
 
-def _bad_row(error: StatementError, chunk: Chunk) -> BadRow | None:
-    """Translate an error that rows of the chunk caused; return None for any other error."""
+def _insert(session: PinnedSession, chunk: Chunk) -> None:
+    """Insert a chunk; if that fails, insert its rows one by one, to find the one that cannot be inserted."""
+    columns = {f"v{number}": column for number, column in enumerate(chunk.shape.columns)}
+    typed = zip(columns, chunk.shape.types, strict=True)
+    values = {columns[name]: sa.bindparam(name, type_=type_) for name, type_ in typed}
+    statement = sa.insert(chunk.shape.table).values(values)
+    rows = [dict(zip(columns, row, strict=True)) for row in chunk.values]
+    try:
+        with session.begin_nested():
+            session.execute(statement, rows)
+        return
+    except _OF_VALUES as error:
+        if _bad_row(error, chunk.rows) is None:
+            raise
+    for number, row in zip(chunk.rows, rows, strict=True):
+        try:
+            session.execute(statement, [row])
+        except _OF_VALUES as error:
+            if bad := _bad_row(error, range(number, number + 1)):
+                raise bad from error
+            raise
+
+
+_OF_VALUES = (StatementError, ArithmeticError, TypeError, ValueError)
+"""Errors that a value causes: on the server, or in the driver before it is sent."""
+
+_MISFITS = ("22", "23", "0A000", "42601", "42804", "42846")
+"""SQLSTATEs, or their classes, of values: data_exception, integrity_constraint_violation, feature_not_supported (the
+conversion of NaN), syntax_error (in a tsvector), datatype_mismatch, cannot_coerce."""
+
+
+def _bad_row(error: Exception, rows: range) -> BadRow | None:
+    """Translate an error that one of the rows caused; return None for any other error."""
     if not isinstance(error, DBAPIError):
-        return BadRow(str(error.orig or error), chunk.rows)
+        return BadRow(str(getattr(error, "orig", None) or error), rows)
     state = sqlstate_of(error)
-    if not (isinstance(error, DataError | ProgrammingError) if state is None else state.startswith(("22", "23"))):
+    if not (isinstance(error, DataError | ProgrammingError) if state is None else state.startswith(_MISFITS)):
         return None
     diagnostics = getattr(error.orig, "diag", None)
     detail = getattr(diagnostics, "message_detail", None)
-    rows = chunk.rows
     if line := re.search(r"^COPY .+?, line (\d+)", getattr(diagnostics, "context", None) or "", re.MULTILINE):
         rows = rows[int(line[1]) - 1 :][:1]
     return BadRow(first_line(error) + (f". {detail}" if detail else ""), rows, sqlstate=state)

@@ -10,8 +10,10 @@ from typing import Any, Self, TypeAlias
 from sqlalchemy import ARRAY, JSON, Column, LargeBinary, String, Table, inspect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.schema import CallableColumnDefault, ScalarElementColumnDefault
+from sqlalchemy.types import TypeEngine
 
 from ..errors import DistributedSQLError, MisuseError
+from ._stored import StoredForm
 
 Values: TypeAlias = tuple[Any, ...]  # values of one row, in the order of the shape's columns
 Default: TypeAlias = Callable[[Any], Any]  # computes a default; its argument is a `CurrentRow`
@@ -50,12 +52,13 @@ class Shape:
     table: Table
     names: tuple[str, ...]  # keys of a row, in the order of the first columns
     columns: tuple[Column[Any], ...]
+    types: tuple[TypeEngine[Any], ...]  # types that convert the values of the columns
     defaults: tuple[Default, ...]  # defaults of the columns after the named ones
     needs_insert: bool  # a default is an SQL expression, which COPY cannot compute
 
     @classmethod
-    def of(cls, model: type[Any] | Table, first: Mapping[str, Any]) -> Self:
-        """Return the shape that the first row sets."""
+    def of(cls, model: type[Any] | Table, first: Mapping[str, Any], *, as_stored: bool) -> Self:
+        """Return the shape that the first row sets; `as_stored`: see `bulk_load`."""
         mapper: Mapper[Any] | None = None if isinstance(model, Table) else inspect(model)
         table = mapper.local_table if mapper else model
         tables = len(mapper.tables) if mapper else 1
@@ -72,10 +75,14 @@ class Shape:
         named = {by_name[name]: name for name in names}
         if len(named) < max(len(names), 1):
             raise BadRow("it names a column twice" if names else "it names no column", range(1, 2))
+        if made := [column.name for column in named if column.computed or (column.identity and column.identity.always)]:
+            raise BadRow(f"the server makes every {made[0]} of {table.name}: leave it out", range(1, 2))
         others = [column for column in table.columns if column not in named]
         defaults = {column: default for column in others if (default := _default_of(column, mapper))}
         needs_insert = any(_is_computed(column) for column in others if column not in defaults)
-        return cls(table, tuple(names), (*named, *defaults), tuple(defaults.values()), needs_insert)
+        types = [StoredForm(column.type) if as_stored else column.type for column in named]
+        types += [column.type for column in defaults]
+        return cls(table, tuple(names), (*named, *defaults), tuple(types), tuple(defaults.values()), needs_insert)
 
     def read(self, rows: Iterator[Mapping[str, Any]], first: int, max_rows: int, max_bytes: int) -> list[Values]:
         """Return the given values of up to `max_rows` rows or about `max_bytes` bytes; `first` numbers the next row."""
@@ -98,7 +105,8 @@ class Shape:
                 raise BadRow(f"it has {found}; the first row has {', '.join(names)}", bad) from None
             values.append(picked)
             for number in sized:
-                size += _size(picked[number])
+                value = picked[number]
+                size += len(value) if type(value) is str else _size(value)
             if len(values) >= max_rows or size >= max_bytes:
                 break
         return values
@@ -157,7 +165,13 @@ class Chunk:
 
 
 def chunks(
-    model: type[Any] | Table, rows: Iterable[Mapping[str, Any]], *, max_rows: int, max_bytes: int, with_digest: bool
+    model: type[Any] | Table,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    max_rows: int,
+    max_bytes: int,
+    with_digest: bool,
+    as_stored: bool = False,
 ) -> Iterator[Chunk]:
     """Cut `rows` into chunks of `max_rows` rows or about `max_bytes` bytes; read no further than the yielded chunk."""
     remaining = iter(rows)
@@ -166,7 +180,7 @@ def chunks(
         return
     if not isinstance(head[0], Mapping):
         raise BadRow(f"it is a {type(head[0]).__name__}, not a mapping from names to values", range(1, 2))
-    shape = Shape.of(model, head[0])
+    shape = Shape.of(model, head[0], as_stored=as_stored)
     remaining = chain(head, remaining)
     number, first = 1, 1
     while values := shape.read(remaining, first, max_rows, max_bytes):
