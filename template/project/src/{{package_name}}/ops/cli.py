@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import URL
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..models import Base
-from ..settings import PREFIX, Settings
+from ..settings import PREFIX, URL_SCHEME, Settings
 from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
@@ -130,13 +131,12 @@ def load(
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
 ) -> None:
     """Load a file into a table, one transaction per chunk of rows. The file has what the database stores."""
-    urls, _ = configured_urls()
     if (target := Base.metadata.tables.get(table)) is None:
         raise InputError(f"there is no table {table!r}; the tables are {', '.join(sorted(Base.metadata.tables))}")
     # A class knows its discriminator and version; the table of a many-to-many relationship has none.
     classes = {mapper.local_table: mapper.class_ for mapper in Base.registry.mappers if not mapper.inherits}
     columns = {column.name: column for column in target.columns}
-    dialect = next(iter(urls.values())).get_dialect()()
+    dialect = URL.create(URL_SCHEME).get_dialect()()
     rows = FileReader(file, columns, window=chunk_rows, dialect=dialect)
     with Database.from_settings(Settings()) as db, talk.status("loading") as shown, closing(iter(rows)) as read:
 
