@@ -218,7 +218,7 @@ class Engines:
 
         @event.listens_for(engine, "handle_error")
         def discard(context: ExceptionContext) -> None:
-            # Its SQLSTATE, 0A000, has many meanings; PostgreSQL may translate the message, CockroachDB has no function.
+            # Its SQLSTATE, 0A000, has many meanings. A message may be translated; not all servers name the function.
             source = getattr(getattr(context.original_exception, "diag", None), "source_function", None)
             if source == "RevalidateCachedQuery" or _STALE_PLAN in str(context.original_exception):
                 context.is_disconnect = True

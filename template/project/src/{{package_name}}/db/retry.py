@@ -291,7 +291,7 @@ def run_with_retries(
     """
     refuse_nesting()
     given = Objects()
-    if not attempts.route.readonly:  # what only reads has nothing to store
+    if not attempts.route.readonly:
         given.note_arguments(work)
     while True:
         unit = None

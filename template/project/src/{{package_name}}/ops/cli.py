@@ -12,7 +12,8 @@ from sqlalchemy import URL
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..models import Base
-from ..settings import PREFIX, URL_SCHEME, Settings
+from ..settings import PREFIX, Settings
+from ..urls import URL_SCHEME
 from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
