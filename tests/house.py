@@ -22,7 +22,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # The longest `src` that a project of that backend may have, asyncio included. Lower a limit whenever a change allows
 # it; raise it only for what a user can see, in a commit that says what. Without the rules on objects, reads, values of
 # bulk loads, URLs, forks and full pools that came after them, the lengths were 5514 and 7465.
-LINES = {"pgedge": 6430, "tenants": 8425}
+LINES = {"pgedge": 6431, "tenants": 8425}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

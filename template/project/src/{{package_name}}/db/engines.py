@@ -36,10 +36,10 @@ _STALE_PLAN = "cached plan must not change result type"
 
 
 class ConnectionHolder(Protocol):
-    """Whatever keeps connections open between two units of work."""
+    """A holder of connections that stay open between two units of work."""
 
     def leave_to_parent(self) -> None:
-        """Forget the connections without closing them: this process is a fork, and they are its parent's."""
+        """Drop the connections without closing them: this process is a fork, and they are its parent's."""
 
 
 left_to_parent: WeakSet[ConnectionHolder] = WeakSet()
@@ -82,7 +82,7 @@ class Engines:
         left_to_parent.add(self)
 
     def leave_to_parent(self) -> None:
-        """Forget the connections without closing them, as `ConnectionHolder` asks."""
+        """Drop the connections without closing them, as `ConnectionHolder` asks."""
         self._lock = Lock()
         for engine in self._engines.values():
             engine.dispose(close=False)
