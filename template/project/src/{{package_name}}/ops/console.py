@@ -1,9 +1,10 @@
 """Printing, and turning errors into messages. Results go to stdout, everything else to stderr."""
 
 import sys
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import psycopg
+import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +20,9 @@ from . import PROGRAM
 from .base import OperationError
 from .cluster import ClusterError
 from .cluster.drivers import open_cluster
+
+Down: TypeAlias = Annotated[bool, typer.Option("--down", help="Undo revisions; you are shown what is lost.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Undo without the question; needed without a terminal.")]
 
 out = Console(highlight=False)
 talk = Console(stderr=True, highlight=False)
@@ -54,6 +58,21 @@ def configured_urls() -> tuple[dict[str, URL], dict[str, URL]]:
     if not settings.nodes:
         raise ClusterError(f"No node is configured. Start a local cluster with `{PROGRAM} up`, or set {PREFIX}NODES.")
     return settings.urls(), settings.admin_urls()
+
+
+def confirm_loss(loss: str, target: str, *, yes: bool) -> None:
+    """Show what going down to `target` loses and let the user type the target; raise OperationError to prevent it."""
+    talk.print(escape(loss), soft_wrap=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OperationError("Nothing is undone, because there is no terminal to confirm it: repeat it with --yes")
+    try:
+        typed = typer.prompt(f"Type {target} to lose that", default="", show_default=False, err=True)
+    except typer.Abort:
+        typed = ""
+    if typed != target:
+        raise OperationError(f"Nothing is undone: {target} was not typed")
 
 
 def print_status() -> None:
