@@ -14,7 +14,7 @@ from alembic import context
 from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext, MigrationStep
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
@@ -82,7 +82,8 @@ def migrate(
         confirm: called before the first revision is undone, with what that deletes; it raises to prevent it.
 
     Raises:
-        MigrationError: the target or a revision was refused or failed; earlier ones stay, and that node does not record it.
+        MigrationError: the target or a revision was refused or failed; earlier ones stay, and that node does not
+            record it.
         TopologyError: a node does not receive what others write.
         Unreachable: a node cannot be reached.
     """
@@ -197,8 +198,8 @@ def resolve(scripts: ScriptDirectory, target: str) -> str:
         heads = [script.revision for script in scripts.get_revisions("heads") if script]
         if target == "head" and len(heads) > 1:
             raise MigrationError(
-                f"there is more than one head, {' and '.join(sorted(heads))}: join them with "
-                '`alembic merge heads -m "…"`, or give `heads` as the target'
+                f"there is more than one head, {' and '.join(sorted(heads))}: join them in a revision with "
+                '`alembic merge heads -m "…"`'
             )
         given = [name for name in target.split(", ") if name]
         if target in ("head", "heads"):
@@ -255,6 +256,19 @@ def find_path(
     return back + [(script, False) for script in reversed(newest_first) if script.revision in lacking]
 
 
+def only(
+    scripts: ScriptDirectory, script: Script, *, back: bool
+) -> Callable[[Sequence[str], MigrationContext], list[RevisionStep]]:
+    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already."""
+    make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
+    step = make(scripts.revision_map, script)
+
+    def steps(heads: Sequence[str], _context: MigrationContext) -> list[RevisionStep]:
+        return [step] if (script.revision in applied(scripts, ", ".join(heads))) == back else []
+
+    return steps
+
+
 def find_loss(connections: Collection[Connection], undone: Iterable[Script]) -> Loss:
     """Return what undoing revisions deletes, as far as their statements show it."""
     revisions, rows = [], dict[str, int]()
@@ -302,7 +316,7 @@ class _Run:
         changes: Changes = getattr(script.module, "changes", "schema")
         for node in self.topology.revision_nodes(changes):
             # A node may be ahead of the others: an earlier run was interrupted between them.
-            if self._is_due(script, back, version_of(self.topology.connections[node])):
+            if (script.revision in applied(self.scripts, version_of(self.topology.connections[node]))) == back:
                 self.on_step(Step(script.revision, script.doc, node, back))
                 self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
         self.topology.wait_for_ddl()
@@ -326,18 +340,8 @@ class _Run:
                     raise MigrationError(f"refused: table {table}: {reason}")
 
             self.config.attributes["connection"] = connection
-            make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
-            step = make(self.scripts.revision_map, script)
-
-            def steps(heads: Iterable[str], _context: MigrationContext) -> list[MigrationStep]:
-                # A transaction that is run again may have been committed.
-                return [step] if self._is_due(script, back, ", ".join(heads)) else []
-
-            with EnvironmentContext(self.config, self.scripts, fn=steps):
+            with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
                 self.scripts.run_env()
-
-    def _is_due(self, script: Script, back: bool, version: str | None) -> bool:
-        return (script.revision in applied(self.scripts, version)) == back
 
 
 _DELETES = re.compile(
