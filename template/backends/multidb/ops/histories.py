@@ -56,8 +56,8 @@ class History:
         with self._connection() as connection:
             return version_of(connection) or "base"
 
-    def upgrade(self, on_step: Callable[[Step], None]) -> None:
-        """Migrate to the newest revision, one transaction per revision.
+    def upgrade(self, on_step: Callable[[Step], None], *, wait: float = 0.0) -> None:
+        """Migrate to the newest revision, one transaction per revision; wait up to `wait` seconds for another runner.
 
         Raises:
             MigrationError: a revision failed, and left nothing behind.
@@ -65,7 +65,7 @@ class History:
         try:
             for script, _ in find_path(self.scripts, [self._applied()], "head", down=False):
                 on_step(Step(script.revision, script.doc, self.database.name))
-                self._run(script)
+                self._run(script, wait=wait)
         except (CommandError, RevisionError, MigrationError) as error:
             raise MigrationError(f"{self.database.name}: {error}") from error
         except DBAPIError as error:
@@ -79,14 +79,12 @@ class History:
     def _applied(self) -> set[str]:
         return applied(self.scripts, self.version())
 
-    def _run(self, script: Script, *, back: bool = False) -> None:
+    def _run(self, script: Script, *, back: bool = False, wait: float = 0.0) -> None:
         environment = EnvironmentContext(Config(), self.scripts, fn=only(self.scripts, script, back=back))
         with self._connection() as connection:
             # A file takes one writer at a time anyway.
             topology = Topology({self.database.name: connection})
-            with topology.migration_lock() if self.url is not None else nullcontext(True) as is_held, environment:
-                if not is_held:
-                    raise MigrationError("another migration is running; wait for it to end")
+            with topology.migration_lock(wait=wait) if self.url is not None else nullcontext(), environment:
                 if self.url is not None:
                     connection.commit()
                     event.listen(connection, "before_cursor_execute", _refuse)
@@ -154,6 +152,7 @@ def migrate(
     folder: Path | None = None,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
+    wait: float = 0.0,
 ) -> dict[str, str]:
     """Migrate every database that has a history to its newest revision; return that revision by database.
 
@@ -163,6 +162,7 @@ def migrate(
         folder: folder of the SQLite files; None: that of the settings.
         project: the folder of `alembic.ini`.
         on_step: called for each revision before it runs.
+        wait: time in seconds to wait for another migration of a database to end.
 
     Raises:
         MigrationError: a revision failed and left nothing behind; other databases keep what they reached.
@@ -171,7 +171,7 @@ def migrate(
     done = {}
     for history in histories(admin_urls, owner=owner, folder=folder, project=project):
         try:
-            history.upgrade(on_step)
+            history.upgrade(on_step, wait=wait)
         except DBAPIError as error:
             raise MigrationError(f"{history.database.name}: {first_line(error)}") from error
         done[history.database.name] = history.head

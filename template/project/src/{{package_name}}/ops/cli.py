@@ -96,6 +96,7 @@ def migrate(
     ] = "head",
     down: Down = False,
     yes: Yes = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
@@ -113,10 +114,11 @@ def migrate(
         owner=owner,
         target=to,
         down=down,
+        wait=wait,
         on_step=show,
         confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),
     )
-    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show)
+    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show, wait=wait)
     nodes = [node for node in urls if node not in Topology.nodes_without_models]
     where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
     reached = ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items())

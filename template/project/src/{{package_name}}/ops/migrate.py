@@ -65,6 +65,7 @@ def migrate(
     owner: str,
     target: str = "head",
     down: bool = False,
+    wait: float = 0.0,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
     confirm: Callable[[Loss], None] = lambda loss: None,
@@ -77,6 +78,7 @@ def migrate(
         target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
+        wait: time in seconds to wait for another migration to end.
         project: the folder of `alembic.ini`.
         on_step: called for each revision on each node before it runs.
         confirm: called before the first revision is undone, with what that deletes; it raises to prevent it.
@@ -91,9 +93,7 @@ def migrate(
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
     with connect_all(admin_urls, statement_timeout=60) as connections:
         topology = Topology(connections)
-        with topology.migration_lock() as is_held:
-            if not is_held:
-                raise MigrationError("another migration is running; wait for it to end")
+        with topology.migration_lock(wait=wait):
             topology.wait_for_catchup()
             try:
                 scripts = ScriptDirectory.from_config(config)
