@@ -123,10 +123,17 @@ class BaseTopology:
         return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
 
     def refusal(self, statement: str, changes: Changes) -> str | None:
-        """Return why a revision with this subject must not contain `statement`; None if it may."""
-        plain = without_literals(statement)
-        of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
-        return next((reason for pattern, reason in (*self.refused, *of_kind) if re.match(pattern, plain)), None)
+        """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
+        for plain in split_statements(statement):
+            of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
+            for pattern, reason in (*self.refused, *of_kind):
+                if re.match(pattern, plain):
+                    return reason
+        return None
+
+    def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
+        """Return the tables whose rows this transaction, of a revision, must not have changed, each with the reason."""
+        return []
 
     @contextmanager
     def migration_lock(self, *, wait: float = 0.0) -> Iterator[None]:
@@ -206,6 +213,19 @@ def _unlock(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
 
 
+def split_statements(text: str) -> list[str]:
+    """Return each statement of a string, as `without_literals` does; the body of a function or a rule is part of it."""
+    plain = re.sub(r"\bBEGIN ATOMIC\b.*?; END\b", "?", without_literals(text))
+    found, depth = [""], 0
+    for character in plain:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == ";" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [statement for one in found if (statement := one.strip())]
+
+
 def without_literals(statement: str) -> str:
     """Return the statement in upper case with single spaces, without comments, strings and quoted names."""
     plain = _LITERAL.sub(lambda match: " " if match["comment"] else " ? ", statement)
@@ -213,7 +233,8 @@ def without_literals(statement: str) -> str:
 
 
 _LITERAL = re.compile(
-    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
+    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    | \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
     re.DOTALL | re.VERBOSE,
 )
 

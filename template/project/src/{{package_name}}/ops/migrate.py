@@ -336,7 +336,8 @@ class _Run:
 
             @event.listens_for(connection, "commit")
             def refuse_tables(connection: Connection) -> None:
-                for table, reason in self.topology.unreplicable_tables(connection):
+                wrong = self.topology.wrongly_changed(connection, changes)
+                for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
                     raise MigrationError(f"refused: table {table}: {reason}")
 
             self.config.attributes["connection"] = connection
