@@ -5,9 +5,12 @@ there is nothing to wait for. A revision runs once, on any node: each statement 
 its own (see revisions.py), the rows of a data revision in one, which is run again if it loses a race.
 """
 
+import os
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -60,32 +63,37 @@ class Topology(BaseTopology):
         """Return no table: every node has all of them."""
         return []
 
-    @contextmanager
-    def migration_lock(self) -> Iterator[bool]:
-        """Hold a lock that one migration can have; yield False if another has it.
+    def try_lock(self, held: ExitStack) -> str | None:
+        """Take the migration lock until `held` is closed, and return None; otherwise return the process that has it.
 
         A row written by an open transaction serves as the advisory lock that CockroachDB lacks: another writer is told
         at once. The cluster ends the transaction within five seconds after its connection is lost.
         """
         connection = self.connections[self.ddl_nodes()[0]]
-        table = f"{OPERATIONS}.migration_lock"
+        table, holders = f"{OPERATIONS}.migration_lock", f"{OPERATIONS}.migration_holder"
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {OPERATIONS}"))
         connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
+        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {holders} (id int PRIMARY KEY, holder text NOT NULL)"))
         lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
-        with connection.engine.connect().execution_options(isolation_level=Backend.isolation_level) as holder:
-            is_held = False
-            try:
-                if holder.scalar(lock) is None:
-                    holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
-                    holder.commit()
-                    holder.execute(lock)
-                # A lock without a write can be lost with the node that keeps it; a write is on a majority.
-                holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
-                is_held = True
-            except DBAPIError as error:
-                if sqlstate_of(error) not in ("55P03", *Backend.retryable):
-                    raise
-            yield is_held
+        transaction = connection.engine.connect().execution_options(isolation_level=Backend.isolation_level)
+        holder = held.enter_context(transaction)
+        try:
+            if holder.scalar(lock) is None:
+                holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
+                holder.commit()
+                holder.execute(lock)
+            # A lock without a write can be lost with the node that keeps it; a write is on a majority.
+            holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
+        except DBAPIError as error:
+            if sqlstate_of(error) not in ("55P03", *Backend.retryable):
+                raise
+            found = connection.scalar(text(f"SELECT holder FROM {holders} WHERE id = 1"))  # noqa: S608
+            return str(found or "an unknown process")
+        since = datetime.now(UTC).isoformat(" ", "seconds")
+        values = {"holder": f"operations, process {os.getpid()} on {socket.gethostname()}, since {since}"}
+        update = "ON CONFLICT (id) DO UPDATE SET holder = excluded.holder"
+        connection.execute(text(f"INSERT INTO {holders} VALUES (1, :holder) {update}"), values)  # noqa: S608
+        return None
 
     def check_revision(self, revision: ModuleType, *, back: bool) -> None:
         """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""

@@ -18,6 +18,16 @@ from .base import BaseTopology, Changes, Link, TopologyError
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
 _NO_SCHEMA = "runs on one node, so it must not change the schema; put this into a revision of its own"
+_OWN_VALUES = (
+    r"ALTER TABLE .*\bADD (?!CONSTRAINT\b)(\([^()]*\)|[^,()])*?"
+    r"(\b(SMALL|BIG)?SERIAL\b|\bAS IDENTITY\b"
+    r"|\bDEFAULT ((?! (CHECK|REFERENCES|CONSTRAINT|NOT NULL)\b)[^,])*?"
+    r"((?<!::)(?<! AS )(\b(?!CAST\b)\w+|\?) ?\(|\b(CURRENT_|LOCALTIME)))"
+)
+"""Pattern of the statements that add a column and call a function for its value in each row."""
+_FILL_ONCE = (
+    'add the column without a default, fill it in a revision with changes = "data", and set the default in a third one'
+)
 
 
 class Topology(BaseTopology):
@@ -39,7 +49,10 @@ class Topology(BaseTopology):
         (r"SELECT\b.*\bSETVAL ?\(", "the position of a sequence belongs to one node"),
     )
     refused_in = {
-        "schema": ((r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),),
+        "schema": (
+            (r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),
+            (_OWN_VALUES, f"each node would fill in values of its own for the rows there are; {_FILL_ONCE}"),
+        ),
         "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b", f"a data revision {_NO_SCHEMA}"),),
     }
 
@@ -118,6 +131,12 @@ class Topology(BaseTopology):
         """Return the tables whose rows cannot (all) reach the other nodes, each with the reason."""
         rows = connection.execute(text(_UNREPLICABLE))
         return [(f"{schema}.{table}", reason) for schema, table, reason in rows if schema not in self.system_schemas]
+
+    def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
+        """Return the tables whose rows a schema revision has changed: in a DO block, a function or a trigger, too."""
+        rows = connection.execute(text(_CHANGED_TABLES)).all() if changes == "schema" else ()
+        reason = f"its rows were changed, and a schema revision {_NO_ROWS}"
+        return [(f"{schema}.{table}", reason) for schema, table in rows if schema not in self.system_schemas]
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, which replicates them to the others."""
@@ -234,6 +253,11 @@ _UNREPLICABLE = """
       AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype = 'e')
       AND (relpersistence = 'u' OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary))
     ORDER BY 1, 2
+"""
+
+_CHANGED_TABLES = """
+    SELECT schemaname, relname FROM pg_stat_xact_user_tables
+    WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND relname <> 'alembic_version'
 """
 
 _SPOCK_LEFT_OUT = "SELECT nspname, relname FROM spock.tables WHERE set_name IS DISTINCT FROM 'default'"

@@ -7,17 +7,15 @@ own, and an interrupted revision is completed by running it again.
 
 import re
 from textwrap import shorten
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-from alembic.operations import Operations, ops
-from alembic.runtime.migration import MigrationContext
+from alembic.operations import ops
 from sqlalchemy import Integer, String
-from sqlalchemy.dialects import registry
 from sqlalchemy.types import TypeEngine
 
-from ..urls import URL_SCHEME
 from .base import MigrationError, without_literals
+from .migrate import statements_of
 
 _REPEATABLE = re.compile(
     r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b
@@ -39,7 +37,7 @@ def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
     """
     if getattr(revision, "changes", "schema") == "data":
         return
-    statements = _statements(revision, back=back)
+    statements = statements_of(revision, back=back)
     for statement in statements:
         plain = without_literals(statement).rstrip("; ")
         if ";" in plain:
@@ -82,20 +80,3 @@ def _make_repeatable(operation: Any) -> None:
             setattr(operation, name, True)
     for inner in getattr(operation, "ops", ()):
         _make_repeatable(inner)
-
-
-def _statements(revision: ModuleType, *, back: bool) -> list[str]:
-    """Return the statements that a revision would send, without a server."""
-    written: list[str] = []
-    file = SimpleNamespace(write=written.append, flush=lambda: None)
-    dialect = registry.load(URL_SCHEME.replace("+", "."))()
-    context = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": file})
-    try:
-        with Operations.context(context):
-            (revision.downgrade if back else revision.upgrade)()
-    except Exception as error:
-        raise MigrationError(
-            f"revision {revision.revision} cannot be read without a database ({type(error).__name__}: {error}). Put "
-            'the queries it needs into a revision of its own with changes = "data"'
-        ) from error
-    return [statement for text in written if (statement := text.strip())]

@@ -12,7 +12,7 @@ from textwrap import shorten
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, event
@@ -26,7 +26,7 @@ from ..db.sqlite import SqliteDatabase
 from ..settings import Settings
 from .base import MigrationError, Step
 from .connections import Unreachable, engine_for
-from .migrate import load_config, version_of
+from .migrate import applied, find_path, load_config, only, resolve, version_of
 from .topology import Topology
 
 FOLDER = "migrations"
@@ -47,7 +47,7 @@ class History:
     @property
     def head(self) -> str:
         """The newest revision."""
-        return self.scripts.get_current_head() or "base"
+        return resolve(self.scripts, "head")
 
     def version(self) -> str:
         """Return the revision the database is at, without creating a file."""
@@ -56,40 +56,35 @@ class History:
         with self._connection() as connection:
             return version_of(connection) or "base"
 
-    def upgrade(self, on_step: Callable[[Step], None]) -> None:
-        """Migrate to the newest revision, one transaction per revision.
+    def upgrade(self, on_step: Callable[[Step], None], *, wait: float = 0.0) -> None:
+        """Migrate to the newest revision, one transaction per revision; wait up to `wait` seconds for another runner.
 
         Raises:
             MigrationError: a revision failed, and left nothing behind.
         """
-        while (version := self.version()) != self.head:
-            try:
-                following = next(
-                    script
-                    for script in reversed(list(self.scripts.iterate_revisions(self.head, version)))
-                    if script.revision != version
-                )
-                on_step(Step(following.revision, following.doc, self.database.name))
-                self._run(following.revision)
-            except (CommandError, RevisionError, StopIteration) as error:
-                raise MigrationError(f"{self.database.name}: {error}") from error
-            except DBAPIError as error:
-                raise MigrationError(f"{self.database.name}: the revision failed: {str(error.orig).strip()}") from error
+        try:
+            for script, _ in find_path(self.scripts, [self._applied()], "head", down=False):
+                on_step(Step(script.revision, script.doc, self.database.name))
+                self._run(script, wait=wait)
+        except (CommandError, RevisionError, MigrationError) as error:
+            raise MigrationError(f"{self.database.name}: {error}") from error
+        except DBAPIError as error:
+            raise MigrationError(f"{self.database.name}: the revision failed: {str(error.orig).strip()}") from error
 
     def go_to(self, revision: str) -> None:
-        """Go back to an older revision, newest first, in one transaction."""
-        if self.version() != revision:
-            self._run(revision, back=True)
+        """Go to a revision, also to an older one, one transaction per revision."""
+        for script, back in find_path(self.scripts, [self._applied()], revision, down=True):
+            self._run(script, back=back)
 
-    def _run(self, target: str, *, back: bool = False) -> None:
-        move = self.scripts._downgrade_revs if back else self.scripts._upgrade_revs
-        environment = EnvironmentContext(Config(), self.scripts, fn=lambda version, _context: move(target, version))
+    def _applied(self) -> set[str]:
+        return applied(self.scripts, self.version())
+
+    def _run(self, script: Script, *, back: bool = False, wait: float = 0.0) -> None:
+        environment = EnvironmentContext(Config(), self.scripts, fn=only(self.scripts, script, back=back))
         with self._connection() as connection:
             # A file takes one writer at a time anyway.
             topology = Topology({self.database.name: connection})
-            with topology.migration_lock() if self.url is not None else nullcontext(True) as is_held, environment:
-                if not is_held:
-                    raise MigrationError(f"{self.database.name}: another migration is running; wait for it to end")
+            with topology.migration_lock(wait=wait) if self.url is not None else nullcontext(), environment:
                 if self.url is not None:
                     connection.commit()
                     event.listen(connection, "before_cursor_execute", _refuse)
@@ -157,6 +152,7 @@ def migrate(
     folder: Path | None = None,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
+    wait: float = 0.0,
 ) -> dict[str, str]:
     """Migrate every database that has a history to its newest revision; return that revision by database.
 
@@ -166,6 +162,7 @@ def migrate(
         folder: folder of the SQLite files; None: that of the settings.
         project: the folder of `alembic.ini`.
         on_step: called for each revision before it runs.
+        wait: time in seconds to wait for another migration of a database to end.
 
     Raises:
         MigrationError: a revision failed and left nothing behind; other databases keep what they reached.
@@ -174,7 +171,7 @@ def migrate(
     done = {}
     for history in histories(admin_urls, owner=owner, folder=folder, project=project):
         try:
-            history.upgrade(on_step)
+            history.upgrade(on_step, wait=wait)
         except DBAPIError as error:
             raise MigrationError(f"{history.database.name}: {first_line(error)}") from error
         done[history.database.name] = history.head

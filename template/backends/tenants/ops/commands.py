@@ -9,7 +9,8 @@ from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import configured_urls, out, talk
+from .console import Down, Yes, configured_urls, confirm_loss, out, talk
+from .migrate import Loss
 from .moving import move as move_tenant
 from .moving import undo as undo_move
 from .provisioning import TenantAdmin
@@ -123,6 +124,8 @@ def drop(name: Name, force: Annotated[bool, typer.Option("--force", help="Also i
 def migrate(
     names: Annotated[list[str] | None, typer.Argument(help="Tenants; default: all.", show_default=False)] = None,
     to: Annotated[str, typer.Option(help="A revision; `base` is before the first one.")] = "head",
+    down: Down = False,
+    yes: Yes = False,
     at_once: Annotated[int, typer.Option(min=1, help="Number of tenants at the same time.")] = PROCESSES,
 ) -> None:
     """Migrate every tenant to one revision; run again to continue with those that are behind."""
@@ -135,7 +138,12 @@ def migrate(
         def show(outcome: Outcome) -> None:
             bar.update(task, advance=1, description=outcome.name)
 
-        outcomes = migrate_all(admin, target=to, names=names, at_once=at_once, on_done=show)
+        def confirm(loss: Loss) -> None:
+            bar.stop()
+            confirm_loss(str(loss), to, yes=yes)
+            bar.start()
+
+        outcomes = migrate_all(admin, target=to, down=down, names=names, at_once=at_once, on_done=show, confirm=confirm)
     behind = stragglers(outcomes)
     done = sum(outcome.moved for outcome in outcomes)
     rest = len(outcomes) - len(behind) - done

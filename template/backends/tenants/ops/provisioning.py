@@ -220,11 +220,14 @@ class TenantAdmin:
 
     # Steps of commands.
 
-    def migrate(self, server: str, name: str, target: str) -> str:
-        """Migrate a tenant's database to a revision, or to `head`; return the revision, or raise `MigrationError`."""
+    def migrate(self, server: str, name: str, target: str, *, down: bool = False) -> str:
+        """Migrate a tenant's database to a revision, or to `head`; return the revision, or raise `MigrationError`.
+
+        A revision behind the one the database is at needs `down`.
+        """
         urls = {server: self.database_url(server, name)}
         with _alembic:
-            return runner.migrate(urls, owner=database_of(name), target=target, project=self.project)
+            return runner.migrate(urls, owner=database_of(name), target=target, down=down, project=self.project)
 
     def remove_leftovers(self, registry: Connection, found: Placement) -> Placement:
         """Remove what a move has left on another server, and return the placement then."""

@@ -5,19 +5,19 @@ that was interrupted is simply repeated: tenants that are at the revision alread
 """
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 
 from alembic.script import ScriptDirectory
-from alembic.script.revision import RevisionError
-from alembic.util import CommandError
 
 from ..db.retry import first_line
 from ..db.tenants.placement import Placement, TenantState
 from .base import MigrationError
 from .connections import Unreachable
-from .migrate import load_config, version_of
+from .migrate import Loss, applied, find_loss, find_path, load_config, resolve, version_of
 from .provisioning import FAILURES, TenantAdmin, change, expect
 from .tenant_server import TenantError
 
@@ -43,9 +43,11 @@ def migrate_all(
     admin: TenantAdmin,
     *,
     target: str = "head",
+    down: bool = False,
     names: Iterable[str] | None = None,
     at_once: int = PROCESSES,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
+    confirm: Callable[[Loss], None] = lambda loss: None,
 ) -> list[Outcome]:
     """Migrate tenants to one revision, suspended ones too; return the outcomes in the order of the names.
 
@@ -54,9 +56,11 @@ def migrate_all(
     Args:
         admin: the tenants' admin.
         target: a revision of `migrations/versions`, or `head`.
+        down: undo the revisions that follow `target`; without it, a tenant that has them is left as it is.
         names: names of the tenants; None: all.
         at_once: number of tenants at the same time.
         on_done: called with each outcome.
+        confirm: called before revisions are undone, with what that deletes in all tenants; it raises to prevent it.
 
     Raises:
         MigrationError: there is no such revision.
@@ -68,8 +72,10 @@ def migrate_all(
     if names is not None:
         wanted = {admin.find(name).name for name in names}
         tenants = [found for found in tenants if found.name in wanted]
+    if down:
+        _confirm(admin, tenants, revision, confirm)
     outcomes = []
-    for outcome in _migrate_each(admin, tenants, revision, at_once):
+    for outcome in _migrate_each(admin, tenants, revision, down, at_once):
         outcomes.append(outcome)
         on_done(outcome)
     return sorted(outcomes, key=lambda outcome: outcome.name)
@@ -92,7 +98,7 @@ def describe(behind: Iterable[Outcome]) -> str:
     )
 
 
-def migrate_one(admin: TenantAdmin, name: str, revision: str) -> Outcome:
+def migrate_one(admin: TenantAdmin, name: str, revision: str, down: bool = False) -> Outcome:
     """Migrate one tenant; a failure is returned, not raised."""
     server, at = "", None
     try:
@@ -106,7 +112,7 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str) -> Outcome:
                 return Outcome(name, server, revision)
             change(registry, name, revision=None)
             try:
-                admin.migrate(server, name, revision)
+                admin.migrate(server, name, revision, down=down)
             finally:
                 at = None
                 # The last of several revisions may have failed.
@@ -124,11 +130,24 @@ def _version(admin: TenantAdmin, server: str, name: str) -> str:
 
 def _resolve(admin: TenantAdmin, target: str) -> str:
     """Return the revision that `target` means."""
-    try:
-        script = ScriptDirectory.from_config(load_config(admin.project)).get_revision(target)
-    except (CommandError, RevisionError) as error:
-        raise MigrationError(str(error)) from error
-    return script.revision if script else "base"
+    if target.startswith(("+", "-")):
+        raise MigrationError(f"{target} is another revision for each tenant: name the revision")
+    return resolve(ScriptDirectory.from_config(load_config(admin.project)), target)
+
+
+def _confirm(admin: TenantAdmin, tenants: Iterable[Placement], revision: str, confirm: Callable[[Loss], None]) -> None:
+    """Call `confirm` with what going down to a revision deletes, if it deletes anything."""
+    scripts = ScriptDirectory.from_config(load_config(admin.project))
+    revisions, rows = dict[str, None](), Counter[str]()
+    for found in tenants:
+        # A tenant that cannot be asked is not migrated either.
+        with suppress(*FAILURES), admin.in_database(found.server, found.name) as connection:
+            path = find_path(scripts, [applied(scripts, version_of(connection))], revision, down=True)
+            loss = find_loss([connection], [script for script, back in path if back])
+            revisions.update(dict.fromkeys(loss.revisions))
+            rows.update(loss.rows)
+    if revisions:
+        confirm(Loss(list(revisions), rows))
 
 
 def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
@@ -143,7 +162,9 @@ def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
     return silent
 
 
-def _migrate_each(admin: TenantAdmin, tenants: Sequence[Placement], revision: str, at_once: int) -> Iterator[Outcome]:
+def _migrate_each(
+    admin: TenantAdmin, tenants: Sequence[Placement], revision: str, down: bool, at_once: int
+) -> Iterator[Outcome]:
     silent = _silent(admin, {found.server for found in tenants})
     for found in tenants:
         if found.server in silent:
@@ -151,13 +172,13 @@ def _migrate_each(admin: TenantAdmin, tenants: Sequence[Placement], revision: st
     names = [found.name for found in tenants if found.server not in silent]
     workers = min(at_once, len(names))
     if workers <= 1:
-        yield from (migrate_one(admin, name, revision) for name in names)
+        yield from (migrate_one(admin, name, revision, down) for name in names)
         return
     # Forked from a server process, because this one may have threads and connections.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(migrate_one, admin, name, revision) for name in names]
+        futures = [pool.submit(migrate_one, admin, name, revision, down) for name in names]
         try:
             yield from (future.result() for future in as_completed(futures))
         except BaseException:

@@ -3,14 +3,17 @@
 `BaseTopology` describes independent servers. `ops/topology.py` has the subclass for the database of this project.
 """
 
+import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from sqlalchemy import URL, Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
 
@@ -120,22 +123,55 @@ class BaseTopology:
         return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
 
     def refusal(self, statement: str, changes: Changes) -> str | None:
-        """Return why a revision with this subject must not contain `statement`; None if it may."""
-        plain = without_literals(statement)
-        of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
-        return next((reason for pattern, reason in (*self.refused, *of_kind) if re.match(pattern, plain)), None)
+        """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
+        for plain in split_statements(statement):
+            of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
+            for pattern, reason in (*self.refused, *of_kind):
+                if re.match(pattern, plain):
+                    return reason
+        return None
+
+    def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
+        """Return the tables whose rows this transaction, of a revision, must not have changed, each with the reason."""
+        return []
 
     @contextmanager
-    def migration_lock(self) -> Iterator[bool]:
-        """Hold a lock that one migration can have; yield False if another has it. A lost connection releases it."""
-        connection = self.connections[self.writers()[0]]
-        # The key is arbitrary.
-        is_held = connection.scalar(text("SELECT pg_try_advisory_lock(20011)")) is True
-        try:
-            yield is_held
-        finally:
-            if is_held:
-                connection.execute(text("SELECT pg_advisory_unlock(20011)"))
+    def migration_lock(self, *, wait: float = 0.0) -> Iterator[None]:
+        """Hold the lock that one migration of these nodes can have; a lost connection releases it.
+
+        Args:
+            wait: time in seconds to wait for another migration to end.
+
+        Raises:
+            MigrationError: another migration has the lock; the message names its session.
+        """
+        deadline = time.monotonic() + wait
+        with ExitStack() as held:
+            while holder := self.try_lock(held):
+                held.close()
+                if time.monotonic() > deadline:
+                    raise MigrationError(
+                        f"another migration is running: {holder}. Wait for it to end; `--wait SECONDS` does that"
+                    )
+                # At random, because two that try at once may refuse each other.
+                time.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+            yield
+
+    def try_lock(self, held: ExitStack) -> str | None:
+        """Take the migration lock until `held` is closed, and return None; otherwise return the session that has it.
+
+        The lock is on every node, because callers may list the nodes in different orders, and is taken in an order that
+        the servers determine, because two that begin at once would otherwise refuse each other. The time at which a
+        server was started identifies it; servers made from one backup share the system identifier.
+        """
+        started = text("SELECT pg_postmaster_start_time()::text || current_database()")
+        for node in sorted(self.writers(), key=lambda node: str(self.connections[node].scalar(started))):
+            connection = self.connections[node]
+            if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
+                found = connection.execute(text(_HOLDER), {"lock": _LOCK}).one_or_none()
+                return f"{found.application_name}, pid {found.pid} on {node}, since {found.since}" if found else node
+            held.callback(_unlock, connection)
+        return None
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return the nodes on which a revision has to be run for every node to have what it changes."""
@@ -158,14 +194,36 @@ class BaseTopology:
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None]
+        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
-        """Migrate the databases that do not hold the models' tables; return the revision of each by its name."""
+        """Migrate the databases that do not hold the models' tables; return the revision of each by its name.
+
+        `wait` is the time in seconds to wait for another migration.
+        """
         return {}
 
     @staticmethod
     def register_commands(app: Typer) -> None:
         """Add the commands that only this database needs."""
+
+
+def _unlock(connection: Connection) -> None:
+    # The server has released the lock of a connection that is lost.
+    with suppress(DBAPIError):
+        connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
+
+
+def split_statements(text: str) -> list[str]:
+    """Return each statement of a string, as `without_literals` does; the body of a function or a rule is part of it."""
+    plain = re.sub(r"\bBEGIN ATOMIC\b.*?; END\b", "?", without_literals(text))
+    found, depth = [""], 0
+    for character in plain:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == ";" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [statement for one in found if (statement := one.strip())]
 
 
 def without_literals(statement: str) -> str:
@@ -175,10 +233,21 @@ def without_literals(statement: str) -> str:
 
 
 _LITERAL = re.compile(
-    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
+    r"""(?P<comment> --[^\n]* | /\*.*?\*/ ) | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    | \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
     re.DOTALL | re.VERBOSE,
 )
 
 _UNLOGGED = """
     SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'
+"""
+
+_LOCK = 20_011
+"""Key of the advisory lock of migrations. Arbitrary."""
+
+_HOLDER = """
+    SELECT application_name, pid, coalesce(date_trunc('second', backend_start)::text, 'some time') AS since
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = CAST(:lock AS oid) AND objsubid = 1
+      AND datname = current_database() AND datid = database
 """

@@ -18,7 +18,7 @@ from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, configured_urls, out, print_status, talk
+from .console import Commands, Down, Yes, configured_urls, confirm_loss, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
 
@@ -85,8 +85,21 @@ def start(node: str) -> None:
     print_status()
 
 
-@app.command(help=Topology.migrate_help)
-def migrate(to: Annotated[str, typer.Argument(help="A revision; `base` is before the first one.")] = "head") -> None:
+# -1 is no option.
+@app.command(help=Topology.migrate_help, context_settings={"ignore_unknown_options": True})
+def migrate(
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="[TARGET]",
+            help="A revision, `head`, or `base` before the first one; +1 or -1 counts from where the nodes are.",
+            show_default="head",
+        ),
+    ] = "head",
+    down: Down = False,
+    yes: Yes = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
+) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
     from . import migrate as runner
@@ -95,9 +108,19 @@ def migrate(to: Annotated[str, typer.Argument(help="A revision; `base` is before
         talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {step.title}")
 
     urls, admin_urls = configured_urls()
+    if down and to == "head":
+        raise MigrationError("--down needs a target: -1, a revision, or `base`")
     owner = next(iter(urls.values())).username or ""
-    revision = runner.migrate(admin_urls, owner=owner, target=to, on_step=show)
-    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show)
+    revision = runner.migrate(
+        admin_urls,
+        owner=owner,
+        target=to,
+        down=down,
+        wait=wait,
+        on_step=show,
+        confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),
+    )
+    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show, wait=wait)
     nodes = [node for node in urls if node not in Topology.nodes_without_models]
     where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
     reached = ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items())

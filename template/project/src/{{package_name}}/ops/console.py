@@ -1,9 +1,10 @@
 """Printing, and turning errors into messages. Results go to stdout, everything else to stderr."""
 
 import sys
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import psycopg
+import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
@@ -20,6 +21,9 @@ from . import PROGRAM
 from .base import OperationError
 from .cluster import ClusterError
 from .cluster.drivers import open_cluster
+
+Down: TypeAlias = Annotated[bool, typer.Option("--down", help="Undo revisions; you are shown what is lost.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Undo without the question; needed without a terminal.")]
 
 out = Console(highlight=False)
 talk = Console(stderr=True, highlight=False)
@@ -57,6 +61,21 @@ def configured_urls() -> tuple[dict[str, URL], dict[str, URL]]:
     if settings.transaction_pooler and not settings.admin_nodes:
         raise ClusterError(f"{PREFIX}TRANSACTION_POOLER is set: {PREFIX}ADMIN_NODES must lead to the nodes themselves.")
     return settings.urls(), settings.admin_urls()
+
+
+def confirm_loss(loss: str, target: str, *, yes: bool) -> None:
+    """Show what going down to `target` loses and let the user type the target; raise OperationError to prevent it."""
+    talk.print(escape(loss), soft_wrap=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OperationError("Nothing is undone, because there is no terminal to confirm it: repeat it with --yes")
+    try:
+        typed = typer.prompt(f"Type {target} to lose that", default="", show_default=False, err=True)
+    except typer.Abort:
+        typed = ""
+    if typed != target:
+        raise OperationError(f"Nothing is undone: {target} was not typed")
 
 
 def print_status() -> None:

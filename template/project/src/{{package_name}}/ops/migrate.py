@@ -1,31 +1,55 @@
 """Run the migrations on every node that needs them, and prove that all nodes agree afterwards."""
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from alembic import command, context
+from alembic import context
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, MetaData, event, text
+from sqlalchemy.dialects import registry
 from sqlalchemy.exc import DBAPIError
 
 from ..db import keys
 from ..settings import Settings
+from ..urls import URL_SCHEME
 from . import PROGRAM
 from .base import Changes, MigrationError, Step
 from .connections import connect_all, engine_for
 from .topology import Topology
 
+COUNTED_ROWS = 1_000_000
+"""Limit on the rows that are counted in a table that would be lost; counting more would take minutes."""
+
 SCRATCH_PREFIX = "_verify_"
 """Prefix of the schemas that `verify` makes and drops; they belong to no migration."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The revisions that are about to be undone, and what their `downgrade()` deletes."""
+
+    revisions: Sequence[str]
+    """Revisions with their titles, newest first."""
+    rows: Mapping[str, int]
+    """Number of rows of each table, and of the table of each column, that is dropped or emptied."""
+
+    def __str__(self) -> str:
+        """Return two lines: the revisions, and the tables with their rows."""
+        lost = [f"{name} ({_count(number)})" for name, number in self.rows.items()]
+        return f"undone: {', '.join(self.revisions)}\nlost: {', '.join(lost) or 'no table and no column'}"
 
 
 def load_config(project: Path = Path()) -> Config:
@@ -41,20 +65,28 @@ def migrate(
     *,
     owner: str,
     target: str = "head",
+    down: bool = False,
+    wait: float = 0.0,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
+    confirm: Callable[[Loss], None] = lambda loss: None,
 ) -> str:
-    """Bring every node that has the models' tables to revision `target`; return the revision they are at.
+    """Bring every node that has the models' tables to `target`; return the revision they are at.
 
     Args:
         admin_urls: the nodes, for a role that may change the schema.
         owner: the role that is to own what is created, usually the application's.
-        target: a revision of `migrations/versions`, older ones included, or `head`.
+        target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
+            where the nodes are.
+        down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
+        wait: time in seconds to wait for another migration to end.
         project: the folder of `alembic.ini`.
         on_step: called for each revision on each node before it runs.
+        confirm: called before the first revision is undone, with what that deletes; it raises to prevent it.
 
     Raises:
-        MigrationError: a revision was refused or failed; earlier ones stay, and that node does not record it.
+        MigrationError: the target or a revision was refused or failed; earlier ones stay, and that node does not
+            record it.
         TopologyError: a node does not receive what others write.
         Unreachable: a node cannot be reached.
     """
@@ -62,15 +94,17 @@ def migrate(
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
     with connect_all(admin_urls, statement_timeout=60) as connections:
         topology = Topology(connections)
-        with topology.migration_lock() as is_held:
-            if not is_held:
-                raise MigrationError("another migration is running; wait for it to end")
+        with topology.migration_lock(wait=wait):
             topology.wait_for_catchup()
-            run = _Run(config, admin_urls, topology, owner, on_step)
             try:
-                path = _path(config, map(version_of, connections.values()), target)
+                scripts = ScriptDirectory.from_config(config)
+                run = _Run(config, scripts, admin_urls, topology, owner, on_step)
+                found = [applied(scripts, version_of(connection)) for connection in connections.values()]
+                path = find_path(scripts, found, target, down=down)
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
+                if undone := [script for script, back in path if back]:
+                    confirm(find_loss(connections.values(), undone))
                 for script, back in path:
                     run.step(script, back)
             except (CommandError, RevisionError) as error:
@@ -121,8 +155,8 @@ def prove_agreement(connections: Mapping[str, Connection]) -> str:
 
 
 def version_of(connection: Connection) -> str | None:
-    """Return the revision a node is at; None before the first."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """Return the revision a node is at, or those of its branches in the order of their names; None before the first."""
+    return ", ".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
 
 
 def read_schema(connection: Connection) -> dict[str, str]:
@@ -153,26 +187,127 @@ def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
     return found
 
 
-def _path(config: Config, versions: Iterable[str | None], target: str) -> list[tuple[Script, bool]]:
+def applied(scripts: ScriptDirectory, version: str | None) -> set[str]:
+    """Return the revisions that a node has if it is at `version`, as `version_of` returns it."""
+    heads = version.split(", ") if version and version != "base" else []
+    return {script.revision for head in heads for script in scripts.iterate_revisions(head, "base")}
+
+
+def resolve(scripts: ScriptDirectory, target: str) -> str:
+    """Return the version that `target` means, in the form of `version_of`; raise MigrationError if there is none."""
+    try:
+        heads = [script.revision for script in scripts.get_revisions("heads") if script]
+        if target == "head" and len(heads) > 1:
+            raise MigrationError(
+                f"there is more than one head, {' and '.join(sorted(heads))}: join them in a revision with "
+                '`alembic merge heads -m "…"`'
+            )
+        given = [name for name in target.split(", ") if name]
+        if target in ("head", "heads"):
+            names = heads
+        else:
+            names = [script.revision for name in given for script in scripts.get_revisions(name) if script]
+    except (CommandError, RevisionError) as error:
+        raise MigrationError(str(error)) from error
+    if not names and target not in ("base", "head", "heads"):
+        raise MigrationError(f"there is no revision {target!r}")
+    return ", ".join(sorted(names)) or "base"
+
+
+def find_path(
+    scripts: ScriptDirectory, found: Sequence[set[str]], target: str, *, down: bool
+) -> list[tuple[Script, bool]]:
     """Return the revisions to undo, newest first, each with True, and then those to run, oldest first, with False.
 
     They include a revision that only some nodes have, because an earlier run was interrupted between two nodes.
+
+    Args:
+        scripts: the revisions of the project.
+        found: the revisions that each node has.
+        target: the target of `migrate`.
+        down: allow revisions to be undone.
+
+    Raises:
+        MigrationError: there is no such target, or it is behind a node and `down` is not set.
     """
-    scripts = ScriptDirectory.from_config(config)
-
-    def up_to(revision: str | None) -> set[str]:
-        return {script.revision for script in scripts.iterate_revisions(revision or "base", "base")}
-
-    wanted, found = up_to(target), [up_to(version) for version in versions]
-    surplus, lacking = set[str]().union(*found) - wanted, wanted - wanted.intersection(*found)
     newest_first = list(scripts.walk_revisions())
+    somewhere, everywhere = set[str]().union(*found), set[str].intersection(*found)
+    wanted = surplus = set[str]()
+    if re.fullmatch(r"[+-]\d+", target):
+        count = int(target)
+        if count < 0:
+            candidates = [script.revision for script in newest_first if script.revision in somewhere]
+            surplus = set(candidates[:-count])
+        else:
+            candidates = [script.revision for script in reversed(newest_first) if script.revision not in everywhere]
+            wanted = set(candidates[:count])
+        if len(candidates) < abs(count):
+            number = "no revision" if not candidates else f"only {', '.join(candidates)}"
+            raise MigrationError(f"{target}: there is {number} to {'undo' if count < 0 else 'run'}")
+    else:
+        version = resolve(scripts, target)
+        wanted = applied(scripts, version)
+        tops = set(version.split(", "))
+        surplus = {one for one in somewhere - wanted if version == "base" or tops & applied(scripts, one)}
+    lacking = (somewhere - surplus | wanted) - everywhere
     back = [(script, True) for script in newest_first if script.revision in surplus]
+    if back and not down:
+        undone = ", ".join(script.revision for script, _ in back)
+        raise MigrationError(f"{target} is behind the nodes: it would undo {undone}. Add --down if that is meant")
     return back + [(script, False) for script in reversed(newest_first) if script.revision in lacking]
+
+
+def only(
+    scripts: ScriptDirectory, script: Script, *, back: bool
+) -> Callable[[Sequence[str], MigrationContext], list[RevisionStep]]:
+    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already."""
+    make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
+    step = make(scripts.revision_map, script)
+
+    def steps(heads: Sequence[str], _context: MigrationContext) -> list[RevisionStep]:
+        return [step] if (script.revision in applied(scripts, ", ".join(heads))) == back else []
+
+    return steps
+
+
+def find_loss(connections: Collection[Connection], undone: Iterable[Script]) -> Loss:
+    """Return what undoing revisions deletes, as far as their statements show it."""
+    revisions, rows = [], dict[str, int]()
+    for script in undone:
+        try:
+            statements = statements_of(script.module, back=True)
+        except MigrationError:
+            revisions.append(f"{script.revision} {script.doc} (uncounted: its statements depend on the database)")
+            continue
+        revisions.append(f"{script.revision} {script.doc}")
+        for match in (match for statement in statements for match in _DELETES.finditer(statement)):
+            for table in re.split(r"\s*,\s*", match["table"]):
+                name = f"{table}.{match['column']}" if match["column"] else table
+                rows[name] = max((_count_rows(connection, table) for connection in connections), default=0)
+    return Loss(revisions, rows)
+
+
+def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
+    """Return the statements that a revision would send, without a server; raise MigrationError if it needs one."""
+    written: list[str] = []
+    file = SimpleNamespace(write=written.append, flush=lambda: None)
+    dialect = registry.load(URL_SCHEME.replace("+", "."))()
+    offline = MigrationContext.configure(dialect=dialect, opts={"as_sql": True, "output_buffer": file})
+    try:
+        with Operations.context(offline):
+            (revision.downgrade if back else revision.upgrade)()
+    except Exception as error:
+        raise MigrationError(
+            f"revision {revision.revision} cannot be read without a database ({type(error).__name__}: {error}). Put "
+            'the queries it needs into a revision of its own with changes = "data"'
+        ) from error
+    return [statement for part in written if (statement := part.strip())]
 
 
 @dataclass
 class _Run:
     config: Config
+    scripts: ScriptDirectory
     admin_urls: Mapping[str, URL]
     topology: Topology
     owner: str
@@ -180,10 +315,9 @@ class _Run:
 
     def step(self, script: Script, back: bool) -> None:
         changes: Changes = getattr(script.module, "changes", "schema")
-        due = script.revision if back else script.down_revision
         for node in self.topology.revision_nodes(changes):
             # A node may be ahead of the others: an earlier run was interrupted between them.
-            if version_of(self.topology.connections[node]) == due:
+            if (script.revision in applied(self.scripts, version_of(self.topology.connections[node]))) == back:
                 self.on_step(Step(script.revision, script.doc, node, back))
                 self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
         self.topology.wait_for_ddl()
@@ -203,14 +337,35 @@ class _Run:
 
             @event.listens_for(connection, "commit")
             def refuse_tables(connection: Connection) -> None:
-                for table, reason in self.topology.unreplicable_tables(connection):
+                wrong = self.topology.wrongly_changed(connection, changes)
+                for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
                     raise MigrationError(f"refused: table {table}: {reason}")
 
             self.config.attributes["connection"] = connection
-            if back:
-                command.downgrade(self.config, str(script.down_revision or "base"))
-            else:
-                command.upgrade(self.config, script.revision)
+            with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
+                self.scripts.run_env()
+
+
+_DELETES = re.compile(
+    r"""\b(?:DROP\s+TABLE|DELETE\s+FROM|TRUNCATE(?:\s+TABLE)?|(?P<alter>ALTER\s+TABLE))\s+(?:IF\s+EXISTS\s+|ONLY\s+)*
+    (?P<table>[\w."]+(?:\s*,\s*[\w."]+)*)
+    (?(alter)\s+DROP\s+COLUMN\s+(?:IF\s+EXISTS\s+)?(?P<column>[\w"]+))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Statements that delete rows or values: those that are counted before a revision is undone."""
+
+
+def _count_rows(connection: Connection, table: str) -> int:
+    if connection.scalar(text("SELECT to_regclass(:table) IS NULL"), {"table": table}):
+        return 0
+    some = f"SELECT 1 FROM {table} LIMIT {COUNTED_ROWS + 1}"  # noqa: S608 - the name is from a revision
+    return int(connection.scalar(text(f"SELECT count(*) FROM ({some}) AS counted")) or 0)  # noqa: S608
+
+
+def _count(number: int) -> str:
+    if number > COUNTED_ROWS:
+        return f"more than {COUNTED_ROWS} rows"
+    return "1 row" if number == 1 else f"{number} rows"
 
 
 def _table_of(name: str) -> str:

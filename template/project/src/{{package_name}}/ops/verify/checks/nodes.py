@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ...connections import Unreachable, connect, connect_all
-from ...migrate import differences, load_config, read_schema, version_of
+from ...migrate import differences, load_config, read_schema, resolve, version_of
 from ...topology import Topology
 from ..check import Check, CheckContext, CheckResult, judge
 
@@ -51,7 +51,7 @@ class SchemaIsTheSame(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
-        head = ScriptDirectory.from_config(load_config(context.project)).get_current_head()
+        head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
         urls = {node: url for node, url in context.admin_urls.items() if node not in Topology.nodes_without_models}
         with connect_all(urls) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
