@@ -31,7 +31,7 @@ class EveryNodeAnswers(Check):
             try:
                 for url in (context.urls[node], context.admin_urls[node]):
                     started = time.monotonic()
-                    with connect(url, node=node, statement_timeout=3) as connection:
+                    with connect(url, node=node, statement_timeout=3, owner=context.owner) as connection:
                         connection.execute(text("SELECT 1"))
                     times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
             except (Unreachable, DBAPIError) as error:
@@ -53,7 +53,7 @@ class SchemaIsTheSame(Check):
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
         head = ScriptDirectory.from_config(load_config(context.project)).get_current_head()
         urls = {node: url for node, url in context.admin_urls.items() if node not in Topology.nodes_without_models}
-        with connect_all(urls) as connections:
+        with connect_all(urls, owner=context.owner) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
             versions = {node: version_of(connection) or "no revision" for node, connection in connections.items()}
         problems = [f"{node} is at {version}, not {head}" for node, version in versions.items() if version != head]
