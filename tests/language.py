@@ -55,7 +55,18 @@ SECTION = re.compile(r"\s*(?:Args|Attributes|Raises|Returns|Yields):$")
 WORDS_OF_A_SENTENCE = 3
 
 # Files whose comments begin with a hash.
-HASHED = (".conf", ".env.example", ".gitignore", ".ini", ".sh", ".toml", ".yaml", ".yml", "Makefile")
+HASHED = (
+    ".conf",
+    ".dockerignore",
+    ".env.example",
+    ".gitignore",
+    ".ini",
+    ".sh",
+    ".toml",
+    ".yaml",
+    ".yml",
+    "Makefile",
+)
 TAG = re.compile(r"(?<!\$)\{\{ |\{% ")
 
 
