@@ -262,7 +262,7 @@ def test_an_interrupted_render_leaves_nothing_behind(
     assert names(scaffold.place) == []
 
 
-# What is built of a project
+# Contents of a source distribution
 
 
 def test_a_source_distribution_holds_no_secret(renders: Path, tmp_path: Path) -> None:
