@@ -95,7 +95,7 @@ def become_owner(connection: Connection) -> None:
 
 @contextmanager
 def as_owner(connection: Connection) -> Iterator[None]:
-    """Give up those rights within the block, as `become_owner` does; on a connection without an `owner`, change nothing."""
+    """Give up those rights within the block; without an `owner`, change nothing."""
     become_owner(connection)
     try:
         yield
