@@ -57,6 +57,7 @@ WORDS_OF_A_SENTENCE = 3
 # Files whose comments begin with a hash.
 HASHED = (
     ".conf",
+    ".dockerignore",
     ".env.example",
     ".gitattributes",
     ".gitignore",

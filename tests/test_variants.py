@@ -30,6 +30,7 @@ EMPTY_ON_PURPOSE = {"py.typed", "__init__.py"}
 # Every project holds these files,
 FILES = """
     .copier-answers.yml
+    .dockerignore
     .env.example
     .gitattributes
     .gitignore

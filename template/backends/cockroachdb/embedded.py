@@ -49,9 +49,8 @@ class Embedded(ProcessCluster):
     def _process(self, state: ClusterState, node: Node) -> Process:
         if node == SERVER:
             return self._server(state, node)
-        return gateway(
-            node, state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0), log=self._data / f"{node.name}.log"
-        )
+        log = self._folder(state) / f"{node.name}.log"
+        return gateway(node, state.ports.get(node.name, 0), state.ports.get(SERVER.name, 0), log=log)
 
     def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
         super()._start(state, self._not_ready(state, [SERVER]))
@@ -62,14 +61,15 @@ class Embedded(ProcessCluster):
 class Gateway(Daemon):
     """A node: the process that `gateway.py` runs in."""
 
+    port: int
     server_port: int
     ready_file: Path
-    """File with its process id that the gateway writes when it listens."""
+    """File with its process id and both ports that the gateway writes when it listens."""
 
     def is_listening(self, pid: int) -> bool:
         """Return whether gateway process `pid` listens; another process may have taken the port."""
         try:
-            return self.ready_file.read_text().split() == [str(pid)]
+            return self.ready_file.read_text().split() == [str(pid), str(self.port), str(self.server_port)]
         except OSError:
             return False
 
@@ -91,9 +91,10 @@ def gateway(node: Node, port: int, server_port: int, *, log: Path) -> Gateway:
     arguments = (str(Path(__file__).with_name("gateway.py")), node.name, *map(str, numbers), str(ready_file))
     return Gateway(
         command=(sys.executable, "-I", *arguments),
-        mark="\0".join(arguments),
+        mark=str(ready_file),
         pid_file=log.with_suffix(".pid"),
         log=log,
+        port=port,
         server_port=server_port,
         ready_file=ready_file,
     )

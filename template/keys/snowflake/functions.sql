@@ -15,9 +15,10 @@ CREATE SEQUENCE IF NOT EXISTS snowflake.id_seq;
 GRANT USAGE ON SEQUENCE snowflake.id_seq TO PUBLIC;
 
 -- Called under the lock of _catch_up. Skips two milliseconds, because callers without the lock may have counted on.
-CREATE OR REPLACE FUNCTION snowflake._advance(sequence regclass, now_ms bigint) RETURNS bigint
+CREATE OR REPLACE FUNCTION snowflake._advance(sequence regclass) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+  now_ms bigint := floor(date_part('epoch', clock_timestamp()) * 1000)::bigint - 1672531200000;
   value bigint := pg_catalog.nextval(sequence);
 BEGIN
   IF value >> 12 < now_ms THEN
@@ -28,19 +29,22 @@ END $$;
 
 -- Moves a sequence that is behind the clock, at most once per millisecond. The lock is taken and released within one
 -- query, so that a cancelled statement cannot leave it held. SECURITY DEFINER because setval needs UPDATE and callers
--- have USAGE.
-CREATE OR REPLACE FUNCTION snowflake._catch_up(sequence regclass, now_ms bigint) RETURNS bigint
+-- have USAGE. Any role may call it, so it reads the clock itself and refuses a session that has taken no value from the
+-- sequence: taking one needs USAGE. The rights of session_user would be those of the login, which SET ROLE and another
+-- SECURITY DEFINER function replace.
+CREATE OR REPLACE FUNCTION snowflake._catch_up(sequence regclass) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   result bigint;
 BEGIN
-  -- Checked before the lock is taken, because an error between lock and unlock would leave it held.
+  -- Both checks come before the lock, because an error between lock and unlock would leave it held.
+  PERFORM currval(sequence);
   IF (SELECT seqmax < 9007199254740991 OR seqincrement <> 1 FROM pg_sequence WHERE seqrelid = sequence) THEN
     RAISE EXCEPTION USING errcode = 'object_not_in_prerequisite_state',
       message = 'sequence ' || sequence || ' must be bigint with increment 1';
   END IF;
   SELECT value INTO result FROM (
-    SELECT CASE WHEN locked.done IS NOT NULL THEN snowflake._advance(sequence, now_ms) END AS value
+    SELECT CASE WHEN locked.done IS NOT NULL THEN snowflake._advance(sequence) END AS value
     FROM (SELECT pg_advisory_lock(1397704518, sequence::oid::int)::text AS done OFFSET 0) AS locked OFFSET 0
   ) AS advanced
   WHERE pg_advisory_unlock(1397704518, sequence::oid::int);
@@ -71,7 +75,7 @@ DECLARE
   value bigint := pg_catalog.nextval(sequence);
 BEGIN
   IF value >> 12 < now_ms THEN
-    value := snowflake._catch_up(sequence, now_ms);
+    value := snowflake._catch_up(sequence);
   END IF;
   RETURN snowflake._compose(value);
 END $$;

@@ -2,7 +2,8 @@
 
     python gateway.py NAME NUMBER PORT SERVER_PORT READY
 
-When it listens it writes its process id to the file READY; an answer on the port alone could come from another process.
+When it listens it writes its process id and both ports to the file READY, because an answer on the port could come from
+another process.
 
 At login the gateway reports `crdb_version` to the client, as CockroachDB does, and the name of its node to the server
 (`SHOW stand_in.node`). When this process ends, all its connections break, as they do when a node is lost.
@@ -16,7 +17,6 @@ import signal
 import struct
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 """Request codes (https://www.postgresql.org/docs/current/protocol-message-formats.html)."""
@@ -107,7 +107,9 @@ async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -
 async def _main(name: str, number: str, port: str, server_port: str, ready: str) -> None:
     gateway = Gateway(name, int(number), int(server_port))
     server = await asyncio.start_server(gateway.serve, "127.0.0.1", int(port), backlog=200)
-    Path(ready).write_text(f"{os.getpid()}\n")
+    # The folder may belong to a user who is trusted less than this one.
+    with os.fdopen(os.open(ready, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(f"{os.getpid()} {port} {server_port}\n")
     await server.serve_forever()
 
 

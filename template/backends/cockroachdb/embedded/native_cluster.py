@@ -83,7 +83,7 @@ class NativeCluster(ProcessCluster):
     def _create(self, state: ClusterState) -> None:
         """Create nothing: each node creates its own data when it starts."""
 
-    def _find_program(self) -> Path:
+    def _find_program(self, state: ClusterState) -> Path:
         program = find_program()
         if program is None:
             raise ClusterError(
@@ -97,7 +97,8 @@ class NativeCluster(ProcessCluster):
     def _process(self, state: ClusterState, node: Node) -> "CockroachNode":
         addresses = {other: f"127.0.0.1:{state.ports.get(other.name, 0)}" for other in NODES}
         http_port = state.ports.get(_console(node).name, 0)
-        log, store = self._data / f"{node.name}.log", f"--store={self._data / node.name}"
+        folder = self._folder(state)
+        log, store = folder / f"{node.name}.log", f"--store={folder / node.name}"
         command = (
             *(state.program, "start", store),
             *self._flags,

@@ -8,8 +8,9 @@ RETURN coalesce(current_setting('stand_in.number', true), '0')::bigint;
 
 -- CockroachDB's rowid: 48 bits that grow with time, 15 bits of the node.
 CREATE SEQUENCE crdb_internal.rowid AS bigint INCREMENT 32768 START 36028797018963968 MINVALUE 32768;
+GRANT USAGE ON SEQUENCE crdb_internal.rowid TO PUBLIC;
 
-CREATE FUNCTION unique_rowid() RETURNS bigint LANGUAGE sql VOLATILE SECURITY DEFINER
+CREATE FUNCTION pg_catalog.unique_rowid() RETURNS bigint LANGUAGE sql VOLATILE
 RETURN nextval('crdb_internal.rowid') + crdb_internal.node_id();
 
 GRANT USAGE ON SCHEMA crdb_internal TO PUBLIC;

@@ -105,7 +105,7 @@ def set_up(
             try:
                 with target.transaction():
                     target.execute("SET LOCAL log_min_error_statement = 'panic'")  # a statement below has a password
-                    target.execute("CREATE EXTENSION IF NOT EXISTS postgres_fdw")
+                    target.execute("CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA public")
                     name, role = f"{prefix}{spec.name}", f"{prefix}{DATABASE}_{TARGET}"
                     address = _address(admin_urls[spec.node or ""], spec.node or "", cluster)
                     password = (None if rotate else _password(target, name, owner)) or secrets.token_urlsafe(24)
@@ -181,7 +181,7 @@ def _target() -> DatabaseSpec:
 def _connect(admin_urls: Mapping[str, URL], spec: DatabaseSpec) -> Iterator[Raw]:
     if spec.node is None or spec.node not in admin_urls:
         raise ForeignError(f"{spec.name} is on {spec.node}, and no URL of that node is configured")
-    with connect(admin_urls[spec.node], node=spec.name, statement_timeout=30) as connection:
+    with connect(admin_urls[spec.node], node=spec.name, statement_timeout=30, owner=DATABASE) as connection:
         raw: Any = connection.connection.driver_connection
         yield raw
 

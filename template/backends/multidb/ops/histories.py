@@ -25,7 +25,7 @@ from ..db.retry import first_line
 from ..db.sqlite import SqliteDatabase
 from ..settings import Settings
 from .base import MigrationError, Step
-from .connections import Unreachable, engine_for
+from .connections import Unreachable, become_owner, engine_for
 from .migrate import applied, find_path, load_config, only, resolve, version_of
 from .topology import Topology
 
@@ -100,12 +100,11 @@ class History:
                 yield connection
             return
         try:
-            connection = engine_for(self.url, statement_timeout=60).connect()
+            connection = engine_for(self.url, statement_timeout=60, owner=self.owner).connect()
         except DBAPIError as error:
             raise Unreachable(self.database.name, error) from None
         with connection:
-            if self.url.username != self.owner:
-                connection.exec_driver_sql(f"SET ROLE {connection.dialect.identifier_preparer.quote(self.owner)}")
+            become_owner(connection)
             connection.commit()
             yield connection
 

@@ -255,7 +255,8 @@ class _Move:
 
     def switch(self) -> float:
         """Make the target the tenant's place; return the seconds for which writers waited."""
-        engine = engine_for(self.admin.database_url(self.source, self.name), statement_timeout=0)
+        url = self.admin.database_url(self.source, self.name)
+        engine = engine_for(url, statement_timeout=0, owner=database_of(self.name))
         with self.admin.in_database(self.source, self.name) as here:
             self._wait_for_catchup(here, timeout=CATCHUP_TIMEOUT)
             for _ in range(SWITCH_ATTEMPTS):

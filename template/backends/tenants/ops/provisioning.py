@@ -137,11 +137,12 @@ class TenantAdmin:
     def on_server(self, server: str) -> AbstractContextManager[Connection]:
         """Open a connection to a server, to no tenant's database, in autocommit."""
         url = self.server(server).set(database=MAINTENANCE_DATABASE)
-        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT)
+        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, owner=self.application)
 
     def in_database(self, server: str, name: str) -> AbstractContextManager[Connection]:
         """Open a connection to a tenant's database, in autocommit."""
-        return connect(self.database_url(server, name), node=server, statement_timeout=DATABASE_TIMEOUT)
+        url, owner = self.database_url(server, name), database_of(name)
+        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, owner=owner)
 
     # The commands.
 

@@ -49,6 +49,10 @@ class Commands(TyperGroup):
                 raise
             is_refused = isinstance(error, DBAPIError | psycopg.Error)
             message = f"the database refused: {first_line(error)}" if is_refused else str(error)
+        except OSError as error:
+            if ctx.params["debug"]:
+                raise
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         talk.print(f"[red]error[/]: {escape(message)}", soft_wrap=True)
         sys.exit(2)
 

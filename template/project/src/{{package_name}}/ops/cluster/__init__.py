@@ -7,6 +7,8 @@ containers. Both write the URLs of the nodes to `.cluster/env`, where the settin
 import fcntl
 import os
 import pwd
+import stat
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +109,7 @@ class Cluster(ABC):
     def _locked(self) -> Iterator[None]:
         """Hold a lock against other commands that change the cluster. The kernel releases it when the process ends."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(self.home)
         with (self.home / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -115,9 +118,49 @@ class Cluster(ABC):
 def write_private(path: Path, content: str, *, owner: pwd.struct_passwd | None = None) -> None:
     """Replace a file atomically by one that only its owner can read; None: the current user."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.touch(mode=0o600)
-    fresh.write_text(content)
-    if owner is not None:
-        os.chown(fresh, owner.pw_uid, owner.pw_gid)
-    fresh.replace(path)
+    # Random, exclusive and without following links: `owner` may be a user who is trusted less than this one.
+    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    with os.fdopen(descriptor, "w") as file:
+        if owner is not None:
+            os.fchown(descriptor, owner.pw_uid, owner.pw_gid)
+        file.write(content)
+    Path(fresh).replace(path)
+
+
+def without_links(path: str, flags: int) -> int:
+    """Open a file that only its owner can read, but not through a link: an `opener` for `open`."""
+    return os.open(path, flags | os.O_NOFOLLOW, mode=0o600)
+
+
+def check_owner(folder: Path, owner: pwd.struct_passwd | None = None, *, private: bool = False) -> None:
+    """Refuse a folder that is a link, or that somebody else than `owner`, None: the current user, could have made.
+
+    Args:
+        folder: the folder; one that does not exist is not refused.
+        owner: the user that it has to belong to.
+        private: refuse it also if other users may enter it.
+
+    Raises:
+        ClusterError: the folder is refused; the message names its owner.
+    """
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise ClusterError(f"{folder} is not a folder. Remove it and start again.")
+    wanted = owner.pw_uid if owner else os.geteuid()
+    if found.st_uid != wanted:
+        raise ClusterError(
+            f"{folder} belongs to {_user_name(found.st_uid)}, not to {_user_name(wanted)}. Run this as "
+            f"{_user_name(found.st_uid)}, or look at what it is and remove it."
+        )
+    if private and found.st_mode & 0o077:
+        raise ClusterError(f"Other users may enter {folder}. Run `chmod 700` on it if its content is yours.")
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

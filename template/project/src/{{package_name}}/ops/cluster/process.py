@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from . import ClusterError
+from . import ClusterError, without_links
 
 STOP_TIMEOUT = 20.0
 """Seconds a process gets to shut down; a fast shutdown of an idle PostgreSQL takes 0.03."""
@@ -47,7 +47,7 @@ class Process(ABC):
 
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Start the process without waiting for it."""
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=without_links) as log:
             return subprocess.Popen(self.command, stdout=log, stderr=log, start_new_session=True, **self._options())
 
     def wait_until_ready(self, process: "subprocess.Popen[bytes]") -> bool:

@@ -7,15 +7,16 @@ disk.
 import hashlib
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import URL
 
-from . import HOME, Cluster, ClusterError, NodeStatus, write_private
+from . import HOME, Cluster, ClusterError, NodeStatus, check_owner, write_private
 from .binaries import copy_binaries, find_binaries, major, server_user
 from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node, node_urls
 from .process import Process
@@ -53,11 +54,20 @@ SETTINGS = {
 class ClusterState:
     """Content of `state.json`: what one command leaves for the next, passwords included."""
 
-    program: str
-    superuser_password: str
-    application_password: str
+    folder: str
+    """Folder of the data directories, relative to that of the cluster."""
+    user: str | None = None
+    """Name of the user that the servers run as; None: the one who runs the commands."""
+    program: str = ""
+    superuser_password: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    application_password: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     ports: dict[str, int] = field(default_factory=dict)
     wired: bool = False
+
+    @property
+    def owner(self) -> pwd.struct_passwd | None:
+        """The user that the servers run as; None: the one who runs the commands."""
+        return pwd.getpwnam(self.user) if self.user else None
 
 
 class ProcessCluster(Cluster):
@@ -70,10 +80,6 @@ class ProcessCluster(Cluster):
     """Query that returns the name of the node that a session is on."""
     processes: ClassVar[Sequence[Node]] = NODES
     """All processes, in the order in which they are stopped."""
-
-    def __init__(self, home: Path = HOME) -> None:
-        super().__init__(home)
-        self._user = server_user()
 
     @property
     def announcement(self) -> str:
@@ -102,12 +108,10 @@ class ProcessCluster(Cluster):
 
     def destroy(self) -> None:
         """Stop all nodes and delete their data."""
-        if not self.home.exists():
+        if not self.home.exists() and not self._leftovers():
             return
         with self._locked():
-            if state := self._load():
-                self._stop(state, self.processes, signal.SIGQUIT)
-            shutil.rmtree(self._data, ignore_errors=True)
+            self._delete_data()
             self._delete_files()
 
     def status(self) -> list[NodeStatus]:
@@ -178,32 +182,36 @@ class ProcessCluster(Cluster):
         """Return the process that listens on a node's port."""
         return self._server(state, node)
 
-    def _find_program(self) -> Path:
+    def _find_program(self, state: ClusterState) -> Path:
         """Return the server's program, in a place that the servers' user can read."""
         binaries = find_binaries()
-        if self._user is not None and not major(binaries, self._user):
-            binaries = copy_binaries(binaries, self._data.with_name("embedded-postgres"))
+        if state.owner is not None and not major(binaries, state.owner):
+            binaries = copy_binaries(binaries, self._folder(state) / "programs")
         return binaries / "postgres"
 
     # ------------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def _data(self) -> Path:
-        """Folder of the data directories: under root a folder that the servers' user can read."""
-        if self._user is None:
-            return self.home / "data"
-        # The folder in /var/tmp, which outlives a reboot, has mode 0700.
-        run_dir = Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108
-        return run_dir / f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}"
+        """Folder of the data directories."""
+        return self._folder(self._existing())
+
+    def _folder(self, state: ClusterState) -> Path:
+        return self.home / state.folder
 
     def _load(self) -> ClusterState | None:
+        check_owner(self.home)
         file = self.home / "state.json"
         try:
-            return ClusterState(**json.loads(file.read_text()))
+            state = ClusterState(**json.loads(file.read_text()))
+            owner = state.owner
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             raise ClusterError(f"{file} is no state of a cluster. Remove {self.home} and start again.") from None
+        # A folder that was deleted may have been made anew by somebody else.
+        check_owner(self._folder(state), owner, private=True)
+        return state if self._folder(state).exists() else None
 
     def _save(self, state: ClusterState) -> None:
         write_private(self.home / "state.json", json.dumps(asdict(state), indent=2))
@@ -214,15 +222,44 @@ class ProcessCluster(Cluster):
         raise ClusterError(f"There is no cluster in {self.home}. Start one with `up`.")
 
     def _new_state(self) -> ClusterState:
-        """Return the state of a cluster that does not exist yet."""
-        state = ClusterState(str(self._find_program()), secrets.token_urlsafe(18), secrets.token_urlsafe(18))
-        # An interrupted creation leaves processes and data behind, and so does a deleted state.json.
-        self._stop(state, self.processes, signal.SIGQUIT)
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._user is not None:
-            os.chown(self._data, self._user.pw_uid, self._user.pw_gid)
+        """Make the folder of a cluster that does not exist yet; return the cluster's state."""
+        # An interrupted creation leaves processes and data behind.
+        self._delete_data()
+        state = ClusterState("data")
+        if (user := server_user()) is None:
+            (self.home / state.folder).mkdir(mode=0o700)
+        else:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            # Anybody may write to /var/tmp, so the folder has a random name and mode 0700.
+            state = ClusterState(tempfile.mkdtemp(prefix=self._prefix, dir=self._run_dir), user.pw_name)
+            os.chown(state.folder, user.pw_uid, user.pw_gid)
+        self._save(state)
+        state.program = str(self._find_program(state))
         return state
+
+    def _delete_data(self) -> None:
+        """Stop all nodes and delete their data, those of a deleted state.json as well."""
+        known = self._load()
+        for folder in {*self._leftovers(), *([self._folder(known)] if known else [])}:
+            self._stop(ClusterState(str(folder)), self.processes, signal.SIGQUIT)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _leftovers(self) -> list[Path]:
+        """Return the folders that this cluster can have made, by their names and owners."""
+        if (user := server_user()) is None:
+            return [folder for folder in (self.home / "data",) if folder.exists()]
+        found = self._run_dir.glob(f"{self._prefix}*")
+        return [folder for folder in found if folder.lstat().st_uid in (user.pw_uid, os.geteuid())]
+
+    @property
+    def _run_dir(self) -> Path:
+        """Folder that outlives a reboot, where the servers' user can read; for servers that root starts."""
+        return Path(os.environ.get("PG_RUN_DIR", "/var/tmp"))  # noqa: S108
+
+    @property
+    def _prefix(self) -> str:
+        """First part of the name of this cluster's folder there."""
+        return f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}-"
 
     def _initialize(self, state: ClusterState, node: Node) -> None:
         """Create a server with the application's role and database, and stop it."""
@@ -240,14 +277,14 @@ class ProcessCluster(Cluster):
         self._stop(state, [node], signal.SIGINT)
 
     def _server(self, state: ClusterState, node: Node) -> Server:
-        data = self._data / node.name
+        data = self._folder(state) / node.name
         return Server(
             command=(state.program, "-D", str(data)),
             mark=str(data),
             pid_file=data / "postmaster.pid",
             log=data.with_suffix(".log"),
             data=data,
-            user=self._user,
+            user=state.owner,
         )
 
     def _not_ready(self, state: ClusterState, nodes: Iterable[Node]) -> list[Node]:
@@ -256,12 +293,12 @@ class ProcessCluster(Cluster):
     def _start(self, state: ClusterState, nodes: Sequence[Node]) -> None:
         """Start nodes that are down; move those whose port is taken to other ports."""
         if not Path(state.program).exists():  # a new environment has its programs elsewhere
-            state.program = str(self._find_program())
+            state.program = str(self._find_program(state))
         for _ in range(5):
             if not nodes:
                 return
             self._choose_ports(state, nodes)
-            write_private(self._data / "service.conf", self._services(state), owner=self._user)
+            write_private(self._folder(state) / "service.conf", self._services(state), owner=state.owner)
             self._save(state)
             processes = {node: self._process(state, node) for node in nodes}
             for node, process in processes.items():

@@ -82,7 +82,7 @@ class CheckContext:
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:
         """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
-        with connect_all(self.admin_urls) as connections:
+        with connect_all(self.admin_urls, owner=self.owner) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
             yield Topology(connections)

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
 from ...db.errors import DistributedSQLError
 from ...db.retry import first_line
+from ..connections import as_owner
 from ..migrate import SCRATCH_PREFIX
 from ..topology import Topology
 
@@ -58,7 +59,9 @@ class Scratch:
                 self.create_tables(topology.connections[node], Base.metadata)
             topology.wait_for_ddl()
             for node in topology.writers():
-                keys.set_sequence_node(topology.connections[node], topology.node_number(node))
+                number = topology.node_number(node)
+                with as_owner(topology.connections[node]):
+                    keys.set_sequence_node(topology.connections[node], number)
         except BaseException:
             # No row was written, so none can still be on its way to a table that is gone.
             for node in nodes:

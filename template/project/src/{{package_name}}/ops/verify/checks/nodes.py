@@ -31,7 +31,8 @@ class EveryNodeAnswers(Check):
             try:
                 for urls, pooler in ((context.urls, context.transaction_pooler), (context.admin_urls, False)):
                     started = time.monotonic()
-                    with connect(urls[node], node=node, statement_timeout=3, transaction_pooler=pooler) as connection:
+                    options = {"transaction_pooler": pooler, "owner": context.owner}
+                    with connect(urls[node], node=node, statement_timeout=3, **options) as connection:
                         connection.execute(text("SELECT 1"))
                     times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
             except (Unreachable, DBAPIError) as error:
@@ -53,7 +54,7 @@ class SchemaIsTheSame(Check):
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
         head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
         urls = {node: url for node, url in context.admin_urls.items() if node not in Topology.nodes_without_models}
-        with connect_all(urls) as connections:
+        with connect_all(urls, owner=context.owner) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
             versions = {node: version_of(connection) or "no revision" for node, connection in connections.items()}
         problems = [f"{node} is at {version}, not {head}" for node, version in versions.items() if version != head]
