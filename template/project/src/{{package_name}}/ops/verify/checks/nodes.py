@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
@@ -31,7 +32,7 @@ class EveryNodeAnswers(Check):
             try:
                 for urls, pooler in ((context.urls, context.transaction_pooler), (context.admin_urls, False)):
                     started = time.monotonic()
-                    options = {"transaction_pooler": pooler, "owner": context.owner}
+                    options: dict[str, Any] = {"transaction_pooler": pooler, "owner": context.owner}
                     with connect(urls[node], node=node, statement_timeout=3, **options) as connection:
                         connection.execute(text("SELECT 1"))
                     times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
