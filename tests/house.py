@@ -23,7 +23,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # a change allows it; raise it only for what a user can see, in a commit that says what. The lengths
 # were 5514 and 7465 before the rules of the runtime on objects, reads, values of bulk loads, URLs,
 # forks and full pools.
-LINES = {"pgedge": 6431, "tenants": 8425}
+LINES = {"pgedge": 6434, "tenants": 8425}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

@@ -100,15 +100,16 @@ class Engines:
         """
         engine = self.get(node, mode)
         most = self.pool.size + self.pool.max_overflow
-        full = f"{node}: all {most} connections of its pool are in use"
         if not wait and isinstance(engine.pool, QueuePool) and engine.pool.checkedout() >= most:
-            raise NodeUnavailable(full, node=node)
+            raise NodeUnavailable(f"{node}: all {most} connections of its pool are in use", node=node)
         try:
             return engine.connect()
         except PoolTimeout as error:
-            advice = "End units of work sooner, or raise POOL_SIZE"
-            message = f"{full}, and none came free within {self.pool.timeout:g} s. {advice}"
-            raise NodeUnavailable(message, node=node) from error
+            raise NodeUnavailable(
+                f"{node}: all {most} connections of its pool are in use, and none came free within "
+                f"{self.pool.timeout:g} s. End units of work sooner, or raise POOL_SIZE",
+                node=node,
+            ) from error
 
     def returned_since(self, moment: float, node: str, mode: str) -> bool:
         """Return True if a sound connection came back to a pool after `moment`, on the monotonic clock."""

@@ -22,12 +22,13 @@ _EMPTY = CellType()
 class Objects:
     """ORM objects with the state that each had when it was noted first."""
 
-    def __init__(self) -> None:
-        self._noted: WeakKeyDictionary[InstanceState[Any], _State] = WeakKeyDictionary()
+    _noted: WeakKeyDictionary[InstanceState[Any], "_State"] | None = None
 
     def note(self, instance: object) -> None:
         """Note the state of a mapped object, once."""
         state: InstanceState[Any] = instance._sa_instance_state  # type: ignore[attr-defined]
+        if self._noted is None:
+            self._noted = WeakKeyDictionary()
         if state not in self._noted:
             self._noted[state] = _State(state)
 
@@ -47,8 +48,7 @@ class Objects:
 
     def forget(self) -> None:
         """Note nothing any more: what was done to the objects is stored."""
-        if self._noted:
-            self._noted.clear()
+        self._noted = None
 
 
 class _State:

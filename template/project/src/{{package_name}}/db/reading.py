@@ -60,11 +60,11 @@ def stands_alone(context: Any) -> bool:
     options = context.execution_options
     if compiled is None or options.get("stream_results") or options.get("yield_per"):
         return False
-    if compiled not in _verdicts:
+    if (verdict := _verdicts.get(compiled)) is None:
         # The statement that an ORM query was turned into has the expressions behind its attributes.
         statement = getattr(compiled.compile_state, "statement", compiled.statement)
-        _verdicts[compiled] = isinstance(statement, Select) and all(map(_is_pure, iterate(statement)))
-    return _verdicts[compiled]
+        _verdicts[compiled] = verdict = isinstance(statement, Select) and all(map(_is_pure, iterate(statement)))
+    return verdict
 
 
 def _is_pure(element: Any) -> bool:

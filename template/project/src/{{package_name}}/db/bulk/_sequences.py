@@ -13,7 +13,8 @@ from ._chunks import Chunk, Shape
 
 _OF_COLUMNS = sa.text("""
     SELECT a.attname, CASE WHEN d.adbin IS NULL THEN pg_get_serial_sequence(:table, a.attname)
-        ELSE substring(pg_get_expr(d.adbin, d.adrelid) FROM '(?i)^nextval[(]''(.+)''::regclass[)]$') END AS sequence
+        ELSE replace(substring(pg_get_expr(d.adbin, d.adrelid) FROM '(?i)^nextval[(]''(.+)''::regclass[)]$'),
+                     '''''', '''') END AS sequence
     FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = CAST(CAST(:table AS text) AS regclass) AND a.attnum > 0 AND NOT a.attisdropped
 """)
@@ -60,7 +61,8 @@ class CountedColumn:
         # One statement, because other sessions may move the sequence meanwhile.
         upcoming = f"last_value + CASE WHEN is_called THEN {step} ELSE 0 END"
         raised = f"setval(CAST(:name AS text), {last} - mod({last} - ({upcoming}), {step}))"
-        query = f"SELECT {raised} FROM {self.sequence} WHERE {upcoming} {behind} {last}"  # noqa: S608
+        source = self.sequence.replace(":", r"\:")  # in the name, it begins no parameter
+        query = f"SELECT {raised} FROM {source} WHERE {upcoming} {behind} {last}"  # noqa: S608
         connection.execute(sa.text(query), {"name": self.sequence})
 
 
