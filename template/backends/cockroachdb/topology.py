@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import ModuleType
-from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -116,11 +115,9 @@ class Topology(BaseTopology):
                 time.sleep(attempts.after(error, node=node, committing=changes == "data", now=time.monotonic()))
 
     @staticmethod
-    def autogenerate_options() -> dict[str, Any]:
-        """Compare types as CockroachDB has them, and write revisions that may run twice."""
-        from .revisions import compare_type, make_repeatable
-
-        return {"compare_type": compare_type, "process_revision_directives": make_repeatable}
+    def load_comparison() -> None:
+        """Import the comparison of CockroachDB's types and expressions."""
+        from . import revisions  # noqa: F401
 
     @staticmethod
     def register_commands(app: Typer) -> None:

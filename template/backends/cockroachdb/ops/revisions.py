@@ -6,16 +6,23 @@ own, and an interrupted revision is completed by running it again.
 """
 
 import re
+from functools import partial
+from importlib import import_module
 from textwrap import shorten
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
-from alembic.operations import ops
-from sqlalchemy import Integer, String
+from alembic import op
+from sqlalchemy import Connection, Enum, Index, Integer, String, text
+from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
 
+from .autogenerate import Comparison, Statement
 from .base import MigrationError, without_literals
 from .migrate import statements_of
+
+# It registers a comparison of its own with Alembic, which the class below then replaces.
+import_module("sqlalchemy_cockroachdb")
 
 _REPEATABLE = re.compile(
     r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b
@@ -53,30 +60,76 @@ def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
             )
 
 
-def compare_type(
-    _context: object, _inspected: object, _column: object, found: TypeEngine[Any], wanted: TypeEngine[Any]
-) -> bool | None:
-    """Return whether two types differ, as a hook of Alembic; None lets Alembic decide.
+class CockroachComparison(Comparison):
+    """The models compared with a database of CockroachDB; what is written may run twice, or stands alone."""
 
-    TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT.
-    """
-    if isinstance(found, String) and isinstance(wanted, String):
-        return found.length != wanted.length
-    if isinstance(found, Integer) and isinstance(wanted, Integer):
-        return False
-    return None
+    __dialect__ = "cockroachdb"
+    transactional_ddl = False
+
+    def compare_type(self, inspector_column: Any, metadata_column: Any) -> bool:
+        """Return whether two types differ.
+
+        TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT.
+        """
+        found, wanted = inspector_column.type, metadata_column.type
+        if isinstance(found, String) and isinstance(wanted, String) and not isinstance(wanted, Enum):
+            return found.length != wanted.length
+        if isinstance(found, Integer) and isinstance(wanted, Integer):
+            return False
+        return super().compare_type(inspector_column, metadata_column)
+
+    def compare_server_default(
+        self, inspector_column: Any, metadata_column: Any, rendered: str | None, found: str | None
+    ) -> bool:
+        """Return whether a default differs; a column that numbers itself has `unique_rowid()` without a word of it."""
+        if found == "unique_rowid()" and metadata_column.server_default is None:
+            return metadata_column.autoincrement is not True
+        return super().compare_server_default(inspector_column, metadata_column, rendered, found)
+
+    def is_same_expression(self, found: str, wanted: str, type_: TypeEngine[Any]) -> bool:
+        """Return whether two expressions of one type are the same but for casts, case, blanks and parentheses."""
+        return _plain(found) == _plain(wanted)
+
+    def is_same_index(self, wanted: Index, found: Index) -> bool:
+        """Return whether two indexes are the same in that sense; the server cannot be asked without making one."""
+        query = text("SELECT pg_get_indexdef(to_regclass(:name))")
+        quote, schema = self.dialect.identifier_preparer.quote, cast(Any, found.table).schema
+        name = f"{quote(schema)}.{quote(str(found.name))}" if schema else quote(str(found.name))
+        there = str(cast(Connection, self.connection).scalar(query, {"name": name}))
+        asked = str(CreateIndex(wanted).compile(dialect=self.dialect)).replace("%%", "%")
+        return _plain(_keys(there)) == _plain(_keys(asked))
+
+    def adapt(self, operation: Any) -> None:
+        """Write IF NOT EXISTS or IF EXISTS into an operation."""
+        for name in ("if_not_exists", "if_exists"):
+            if hasattr(operation, name):
+                setattr(operation, name, True)
+        if isinstance(operation, Statement):
+            create = re.sub(r"^(CREATE (?:SCHEMA|SEQUENCE|(?:UNIQUE )?INDEX)) (?!IF )", r"\1 IF NOT EXISTS ", str(operation.sqltext))
+            operation.sqltext = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
+
+    def stands_alone(self, operation: Any) -> bool:
+        """Return whether an operation cannot run twice."""
+        revision = SimpleNamespace(revision="of one operation", upgrade=partial(op.invoke, operation))
+        sent = map(without_literals, statements_of(cast(ModuleType, revision), back=False))
+        # A table is written without its types, which have statements of their own.
+        is_type = not isinstance(operation, Statement)
+        return not all(_REPEATABLE.match(sql) or (is_type and sql.startswith("CREATE TYPE ")) for sql in sent)
 
 
-def make_repeatable(_context: object, _revision: object, directives: list[ops.MigrationScript]) -> None:
-    """Write IF NOT EXISTS or IF EXISTS into every operation of a new revision, as a hook of Alembic."""
-    for directive in directives:
-        _make_repeatable(directive.upgrade_ops)
-        _make_repeatable(directive.downgrade_ops)
+def _keys(definition: str) -> str:
+    """Return the part of CREATE INDEX that follows the name of the table, without the default method."""
+    rest = re.sub(r"^.*? ON (?:[^\s(]|\"[^\"]*\")+ ?", "", definition)
+    return re.sub(r"^USING btree ", "", rest)
 
 
-def _make_repeatable(operation: Any) -> None:
-    for name in ("if_not_exists", "if_exists"):
-        if hasattr(operation, name):
-            setattr(operation, name, True)
-    for inner in getattr(operation, "ops", ()):
-        _make_repeatable(inner)
+def _plain(expression: str) -> str:
+    """Return an expression without casts, quoted names, case, blanks and parentheses, to compare it with another."""
+    return re.sub(r"[\s()\"]", "", _CAST.sub("", expression)).lower()
+
+
+_CAST = re.compile(
+    r""":::?\s*("[^"]+" | [a-z_]\w*(\.\w+)?(\ varying|\ precision|\ with(out)?\ time\ zone)?) (\([\d,\ ]+\))?(\[\])?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A cast, which the server adds to what it stores."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -188,9 +188,8 @@ class BaseTopology:
         run()
 
     @staticmethod
-    def autogenerate_options() -> dict[str, Any]:
-        """Return the options of Alembic's context with which a new revision is written."""
-        return {}
+    def load_comparison() -> None:
+        """Import the class with which Alembic compares models and database, if it is another one than PostgreSQL's."""
 
     @staticmethod
     def migrate_other_databases(

@@ -14,7 +14,7 @@ from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
-from . import BACKEND, PROGRAM, PURPOSE
+from . import BACKEND, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
@@ -133,17 +133,13 @@ def revision(
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
-    from alembic import command
-    from alembic.util import CommandError
-
-    from .migrate import load_config
+    from .autogenerate import write_revision
 
     configured_urls()
-    try:
-        command.revision(load_config(), message=message, autogenerate=not empty)
-    except CommandError as error:
-        remedy = f" Run `{PROGRAM} migrate` first." if "not up to date" in str(error) else ""
-        raise MigrationError(f"{error}{remedy}") from error
+    if not write_revision(message, empty=empty):
+        talk.print(
+            "[green]nothing to write[/]: the database has what the models have; --empty writes a revision anyway"
+        )
 
 
 @app.command()

@@ -121,15 +121,19 @@ def migrate(
 def run_environment(*tables: MetaData) -> None:
     """Run Alembic's command, with the tables that a new revision is to create: the whole of `migrations/env.py`.
 
-    It runs on the connection of `migrate`, or else on the first configured node, where it may only compare and look.
+    It runs on the connection of `migrate`, or else on the first configured node that takes schema changes, where it may
+    only compare and look.
     """
+    # Imported here, because it imports Alembic's autogenerate, which `migrate` does without.
+    from . import autogenerate
 
     def refuse(*_: Any, **__: Any) -> None:
         raise CommandError(f"this would migrate one node of several: run `{PROGRAM} migrate`")
 
     if context.is_offline_mode():
         raise CommandError("there is no offline mode: the statements for a node depend on its state")
-    options = {"target_metadata": list(tables), **Topology.autogenerate_options()}
+    Topology.load_comparison()
+    options: dict[str, Any] = {}
     connection = context.config.attributes.get("connection")
     with ExitStack() as stack:
         if connection is None:
@@ -137,14 +141,18 @@ def run_environment(*tables: MetaData) -> None:
             if not settings.nodes:
                 raise CommandError(f"no node is configured: run `{PROGRAM} up` first")
             owner = next(iter(settings.urls().values())).username
-            url = next(iter(settings.admin_urls().values()))
-            connection = stack.enter_context(engine_for(url, owner=owner).connect())
+            urls = settings.admin_urls()
+            urls = {node: url for node, url in urls.items() if node not in Topology.nodes_without_models}
+            with connect_all(urls, owner=owner) as connections:
+                node = Topology(connections).ddl_nodes()[0]
+            connection = stack.enter_context(engine_for(urls[node], owner=owner).connect())
             become_owner(connection)
             connection.commit()
             options["on_version_apply"] = refuse
             # Alembic creates its version table before the first revision; this transaction is rolled back.
             connection.begin()
-        context.configure(connection=connection, **options)
+        compared = autogenerate.options(connection, tables)
+        context.configure(connection=connection, **compared, **options)
         with context.begin_transaction():
             context.run_migrations()
 
