@@ -6,6 +6,7 @@ own, and an interrupted revision is completed by running it again.
 """
 
 import re
+import warnings
 from functools import partial
 from importlib import import_module
 from textwrap import shorten
@@ -13,9 +14,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 from alembic import op
-from sqlalchemy import Connection, Enum, Index, Integer, String, text
+from sqlalchemy import ARRAY, Connection, Enum, Index, Integer, String, TypeDecorator, text
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import CreateIndex
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 from .autogenerate import Comparison, Statement
 from .base import MigrationError, without_literals
@@ -66,12 +68,35 @@ class CockroachComparison(Comparison):
     __dialect__ = "cockroachdb"
     transactional_ddl = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # `autogen_column_reflect` adds what the dialect warns that it cannot read.
+        warnings.filterwarnings("ignore", "Could not parse type name 'USER-DEFINED'|Did not recognize type")
+
+    def autogen_column_reflect(self, inspector: Any, table: Any, column_info: Any) -> None:
+        """Give a column of an enum type its type, which the dialect does not read."""
+        super().autogen_column_reflect(inspector, table, column_info)
+        type_ = column_info["type"]
+        if isinstance(type_.item_type if isinstance(type_, ARRAY) else type_, NullType):
+            name = self.dialect.identifier_preparer.format_table(table)
+            values = {"table": name, "column": column_info["name"]}
+            found = cast(Connection, self.connection).execute(text(_ENUM), values).one_or_none()
+            for enum in inspector.get_enums("*"):
+                if found is not None and (enum["schema"], enum["name"]) == tuple(found):
+                    is_own = enum["schema"] == self.dialect.default_schema_name
+                    made = ENUM(*enum["labels"], name=enum["name"], schema=None if is_own else enum["schema"])
+                    column_info["type"] = ARRAY(made) if isinstance(type_, ARRAY) else made
+
     def compare_type(self, inspector_column: Any, metadata_column: Any) -> bool:
         """Return whether two types differ.
 
         TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT.
         """
-        found, wanted = inspector_column.type, metadata_column.type
+        found, wanted = inspector_column.type, metadata_column.type.dialect_impl(self.dialect)
+        while isinstance(wanted, TypeDecorator):
+            wanted = wanted.impl_instance
+        if isinstance(found, ARRAY) and isinstance(wanted, ARRAY):
+            found, wanted = found.item_type, wanted.item_type
         if isinstance(found, String) and isinstance(wanted, String) and not isinstance(wanted, Enum):
             return found.length != wanted.length
         if isinstance(found, Integer) and isinstance(wanted, Integer):
@@ -105,12 +130,15 @@ class CockroachComparison(Comparison):
             if hasattr(operation, name):
                 setattr(operation, name, True)
         if isinstance(operation, Statement):
-            create = re.sub(r"^(CREATE (?:SCHEMA|SEQUENCE|(?:UNIQUE )?INDEX)) (?!IF )", r"\1 IF NOT EXISTS ", str(operation.sqltext))
+            create = re.sub(
+                r"^(CREATE (?:SCHEMA|SEQUENCE|(?:UNIQUE )?INDEX)) (?!IF )", r"\1 IF NOT EXISTS ", str(operation.sqltext)
+            )
             operation.sqltext = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
 
     def stands_alone(self, operation: Any) -> bool:
         """Return whether an operation cannot run twice."""
         revision = SimpleNamespace(revision="of one operation", upgrade=partial(op.invoke, operation))
+        self.adapt(operation)
         sent = map(without_literals, statements_of(cast(ModuleType, revision), back=False))
         # A table is written without its types, which have statements of their own.
         is_type = not isinstance(operation, Statement)
@@ -133,3 +161,10 @@ _CAST = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """A cast, which the server adds to what it stores."""
+
+_ENUM = """
+    SELECT nspname::text, e.typname::text FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
+    JOIN pg_type AS e ON e.oid = CASE WHEN t.typelem = 0 THEN t.oid ELSE t.typelem END
+    JOIN pg_namespace AS n ON n.oid = e.typnamespace
+    WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND e.typtype = 'e'
+"""

@@ -18,7 +18,7 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError, rev_id
-from sqlalchemy import ARRAY, Column, Connection, Dialect, Index, MetaData, TypeDecorator, inspect, text
+from sqlalchemy import ARRAY, Column, Connection, Dialect, Index, MetaData, Table, TypeDecorator, inspect, text
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.exc import DBAPIError
@@ -65,9 +65,10 @@ class Comparison(PostgresqlImpl):
     def compare_indexes(self, metadata_index: Index, reflected_index: Index) -> Any:
         """Return whether an index differs; Alembic compares the texts of expressions, and not all of them."""
         result = super().compare_indexes(metadata_index, reflected_index)
-        if result.is_different and self.is_same_index(metadata_index, reflected_index):
-            return type(result).Equal()
-        return result
+        if metadata_index.dialect_options["postgresql"]["where"] is None and not result.is_different:
+            return result
+        is_same = self.is_same_index(metadata_index, reflected_index)
+        return type(result).Equal() if is_same else type(result).Different("the server makes another index")
 
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
         """Return the SQL of an expression, without the escapes of the driver and with those of `text()`."""
@@ -115,11 +116,13 @@ class Comparison(PostgresqlImpl):
         """Return an operation that can be undone; what drops an index may not know all about it."""
         if not isinstance(operation, ops.DropIndexOp):
             return operation
-        index = operation.to_index()
-        if self.is_same_index(index, index):
-            return operation
+        table = Table(operation.table_name, MetaData(), schema=operation.schema, autoload_with=self._connection)
+        for index in table.indexes:
+            if index.name == operation.index_name and self.is_same_index(index, index):
+                return operation
         quote, schema = self.dialect.identifier_preparer.quote, operation.schema
-        name = f"{quote(schema)}.{quote(str(index.name))}" if schema else quote(str(index.name))
+        name = quote(str(operation.index_name))
+        name = f"{quote(schema)}.{name}" if schema else name
         create = self._connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
         return Statement(_as_text(f"DROP INDEX {name}"), _as_text(str(create)))
 
@@ -187,9 +190,9 @@ def options(connection: Connection, models: Sequence[MetaData]) -> dict[str, Any
 def complete(context: MigrationContext, _revision: object, directives: list[ops.MigrationScript]) -> None:
     """Add the schemas, types and sequences to a new revision, and divide it if it has to be; a hook of Alembic."""
     script = directives[0]
-    found = [operation for one in cast(Any, script.upgrade_ops).ops for operation in _flat(one)]
     dialect, connection = context.dialect, cast(Connection, context.connection)
     impl = cast(Comparison, context.impl)
+    found = [impl.undoable(one) for outer in cast(Any, script.upgrade_ops).ops for one in _flat(outer)]
     difference = _Difference(connection, dialect, context.opts["target_metadata"], found)
     added = list(difference.values())
     first = [*added, *difference.schemas(), *difference.types(), *difference.sequences()]
@@ -200,10 +203,10 @@ def complete(context: MigrationContext, _revision: object, directives: list[ops.
     parts: list[list[Any]] = [[]]
     for operation in operations:
         impl.adapt(operation)
-        before = parts[-1][-1] if parts[-1] else None
+    alone = [impl.stands_alone(one) or impl.stands_alone(one.reverse()) for one in operations]
+    for number, operation in enumerate(operations):
         # A value of a type can be used once the transaction that added it has ended.
-        is_apart = impl.stands_alone(operation) or (before in added) != (operation in added)
-        if before is not None and (is_apart or impl.stands_alone(before)):
+        if number and (alone[number] or alone[number - 1] or number == len(added)):
             parts.append([])
         parts[-1].append(operation)
     directives[:] = list(_scripts(script, parts, impl))
