@@ -5,7 +5,7 @@ that a revision cannot hold as a whole is written as several revisions, each fol
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -70,6 +70,13 @@ class Comparison(PostgresqlImpl):
         is_same = self.is_same_index(metadata_index, reflected_index)
         return type(result).Equal() if is_same else type(result).Different("the server makes another index")
 
+    def adjust_reflected_dialect_options(self, reflected_object: Any, kind: str) -> dict[str, Any]:
+        """Return the options of an index that there is."""
+        options = super().adjust_reflected_dialect_options(reflected_object, kind)
+        if "postgresql_ops" in options:
+            options["postgresql_ops"] = _operator_classes(options["postgresql_ops"])
+        return options
+
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
         """Return the SQL of an expression, without the escapes of the driver and with those of `text()`."""
         sql = super().render_ddl_sql_expr(expr, is_server_default, is_index, **kw).replace("%%", "%")
@@ -118,6 +125,8 @@ class Comparison(PostgresqlImpl):
             return operation
         table = Table(operation.table_name, MetaData(), schema=operation.schema, autoload_with=self._connection)
         for index in table.indexes:
+            own = index.dialect_options["postgresql"]
+            own["ops"] = _operator_classes(own["ops"])
             if index.name == operation.index_name and self.is_same_index(index, index):
                 return operation
         quote, schema = self.dialect.identifier_preparer.quote, operation.schema
@@ -363,6 +372,11 @@ def _scripts(
         cast(Any, last.upgrade_ops).ops[:] = operations
         cast(Any, last.downgrade_ops).ops[:] = [one for one in back if getattr(one, "forward", True)]
         yield last
+
+
+def _operator_classes(found: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the operator classes; SQLAlchemy 2.0 reports None for the columns that an index only includes."""
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _literal(label: str) -> str:
