@@ -150,13 +150,13 @@ PLACES = {
 AIO_PLACES = {"aio_files": PLACES["db_files"], "aio_test_files": PLACES["test_files"]}
 # those of each of its histories of migrations,
 OF_HISTORY = """
-    migrations/{0}/0001_{0}.py
+    src/shop/migrations/{0}/0001_{0}.py
     tests/runtime/project/migrations/{0}/__init__.py
     tests/runtime/project/migrations/{0}/{0}_0001.py
 """
 # and those of sequences, of functions that a revision creates, and of asyncio.
 OF_SEQUENCES = "src/shop/ops/autogenerate.py"
-OF_FUNCTIONS = "migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"
+OF_FUNCTIONS = "src/shop/migrations/snowflake.sql tests/runtime/project/migrations/snowflake.sql"
 OF_ASYNCIO = "src/shop/db/aio.py tests/runtime/test_aio.py"
 
 
@@ -482,7 +482,7 @@ def test_the_tests_of_the_runtime_hold_with_any_models(
         module.unlink()
         if file in ANOTHER_APPLICATION:
             module.write_text(ANOTHER_APPLICATION[file])
-    for path in [*(project / "tests").iterdir(), *(project / "migrations").iterdir()]:
+    for path in [*(project / "tests").iterdir(), *(project / "src/shop/migrations").iterdir()]:
         if path.is_dir() and path.name != "runtime":
             shutil.rmtree(path)
         elif path.name.startswith("test_"):

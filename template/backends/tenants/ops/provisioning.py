@@ -57,7 +57,7 @@ class TenantAdmin:
     application: str
     """Role of the application, which may read the registry."""
     project: Path = Path()
-    """Folder of `alembic.ini`."""
+    """Folder with an `alembic.ini` for this program; else the revisions are those of the package."""
 
     @classmethod
     def from_settings(cls, settings: Settings, project: Path = Path()) -> "TenantAdmin":

@@ -123,7 +123,7 @@ class Comparison(PostgresqlImpl):
         """Return an operation that can be undone; what drops an index may not know all about it."""
         if not isinstance(operation, ops.DropIndexOp):
             return operation
-        table = Table(operation.table_name, MetaData(), schema=operation.schema, autoload_with=self._connection)
+        table = Table(str(operation.table_name), MetaData(), schema=operation.schema, autoload_with=self._connection)
         for index in table.indexes:
             own = index.dialect_options["postgresql"]
             own["ops"] = _operator_classes(own["ops"])
@@ -153,7 +153,7 @@ def write_revision(message: str, *, empty: bool = False, project: Path = Path())
     Args:
         message: title of the revision.
         empty: write a revision without operations, and do not compare.
-        project: the folder of `alembic.ini`.
+        project: the project's folder, with `alembic.ini`.
 
     Returns:
         The files; none if there is no difference.
@@ -162,6 +162,8 @@ def write_revision(message: str, *, empty: bool = False, project: Path = Path())
         MigrationError: the database is not at the newest revision.
     """
     config = load_config(project)
+    if config.config_file_name is None:
+        raise MigrationError(f"there is no alembic.ini in {project.resolve()}: run this in the project's folder")
     config.attributes["only_differences"] = True
     try:
         written = command.revision(config, message=message, autogenerate=not empty)

@@ -33,6 +33,9 @@ from .topology import Topology
 COUNTED_ROWS = 1_000_000
 """Limit on the rows that are counted in a table that would be lost; counting more would take minutes."""
 
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+"""Folder of the revisions, in the package, so that they are installed with it."""
+
 SCRATCH_PREFIX = "_verify_"
 """Prefix of the schemas that `verify` makes and drops; they belong to no migration."""
 
@@ -53,11 +56,14 @@ class Loss:
 
 
 def load_config(project: Path = Path()) -> Config:
-    """Return Alembic's configuration of this project; raise MigrationError if this is not its folder."""
+    """Return Alembic's configuration: that of a folder with an `alembic.ini` for this program, or the package's own."""
     file = project / "alembic.ini"
-    if not file.exists():
-        raise MigrationError(f"there is no alembic.ini in {project.resolve()}: run this in the project's folder")
-    return Config(file)
+    if file.exists() and (config := Config(file)).get_main_option("program") == PROGRAM:
+        return config
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 def migrate(
@@ -76,11 +82,11 @@ def migrate(
     Args:
         admin_urls: the nodes, for a role that may change the schema.
         owner: the role that is to own what is created, usually the application's.
-        target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
+        target: a revision of the project, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
         wait: time in seconds to wait for another migration to end.
-        project: the folder of `alembic.ini`.
+        project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
         on_step: called for each revision on each node before it runs.
         confirm: called before the first revision is undone, with what that deletes; it raises to prevent it.
 
@@ -119,7 +125,7 @@ def migrate(
 
 
 def run_environment(*tables: MetaData) -> None:
-    """Run Alembic's command, with the tables that a new revision is to create: the whole of `migrations/env.py`.
+    """Run Alembic's command, with the tables that a new revision is to create: the whole of `env.py`.
 
     It runs on the connection of `migrate`, or else on the first configured node that takes schema changes, where it may
     only compare and look.

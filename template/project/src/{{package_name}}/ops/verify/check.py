@@ -62,7 +62,7 @@ class CheckContext:
     seed: int
     """Seed of all random choices, to repeat a run."""
     project: Path = Path()
-    """Folder that contains `migrations`."""
+    """Folder with an `alembic.ini` for this program; else the revisions are those of the package."""
     cluster: Cluster | None = None
     """The local cluster, for checks that stop nodes; without it they are skipped."""
     transaction_pooler: bool = False
