@@ -1,11 +1,16 @@
 """The servers as the operations see them: unrelated to each other, and one of them holds the tables of models.py."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import URL
 from typer import Typer
 
 from .base import BaseTopology, Step
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 
 class Topology(BaseTopology):
@@ -28,6 +33,16 @@ class Topology(BaseTopology):
         from .histories import migrate
 
         return migrate(admin_urls, owner=owner, on_step=on_step, wait=wait)
+
+    @staticmethod
+    def versions_of_other_databases(
+        admin_urls: Mapping[str, URL], *, owner: str, project: Path
+    ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
+        """Return the history and the version of each database with a folder of its own in `migrations`."""
+        from .histories import histories
+
+        found = histories(admin_urls, owner=owner, project=project)
+        return {history.database.name: (history.scripts, history.version(), None) for history in found}
 
     @staticmethod
     def register_commands(app: Typer) -> None:

@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     routing.ReadersRefuseWrites,
     routing.NobodyMissesTheirOwnWrites,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     reports.TheCopyMissesNothing,
     reports.ForeignQueriesAreSentAlong,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
 )

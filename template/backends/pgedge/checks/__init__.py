@@ -9,6 +9,7 @@ ALL: tuple[type[Check], ...] = (
     mesh.EveryLinkReplicates,
     mesh.EveryTableIsReplicated,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

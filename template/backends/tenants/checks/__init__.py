@@ -11,6 +11,7 @@ ALL: tuple[type[Check], ...] = (
     isolation.TenantsAreKeptApart,
     availability.AMoveLosesNothing,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
 )

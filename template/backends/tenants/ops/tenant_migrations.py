@@ -7,14 +7,16 @@ that was interrupted is simply repeated: tenants that are at the revision alread
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from alembic.script import ScriptDirectory
 
 from ..db.retry import first_line
 from ..db.tenants.placement import Placement, TenantState
+from ..settings import Settings
 from .base import MigrationError
 from .connections import Unreachable
 from .migrate import Loss, applied, find_loss, find_path, load_config, resolve, version_of
@@ -121,6 +123,22 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str, down: bool = False
             return Outcome(name, server, at, moved=True)
     except FAILURES as error:
         return Outcome(name, server, at, first_line(error))
+
+
+def versions(project: Path) -> dict[str, tuple[ScriptDirectory, str, str | None]]:
+    """Return the revisions, the version, and the reason if that is unknown, of each tenant in the registry."""
+    admin = TenantAdmin.from_settings(Settings(), project)
+    scripts = ScriptDirectory.from_config(load_config(project))
+
+    def look(found: Placement) -> tuple[ScriptDirectory, str, str | None]:
+        try:
+            return scripts, _version(admin, found.server, found.name), None
+        except FAILURES as error:
+            return scripts, "", first_line(error)
+
+    tenants = [found for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+    with ThreadPoolExecutor(PROCESSES) as threads:
+        return dict(zip([found.name for found in tenants], threads.map(look, tenants), strict=True))
 
 
 def _version(admin: TenantAdmin, server: str, name: str) -> str:

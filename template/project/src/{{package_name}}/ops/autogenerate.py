@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from alembic import command
-from alembic.autogenerate.api import AutogenContext
-from alembic.autogenerate.render import _repr_type
+from alembic.autogenerate.api import AutogenContext, RevisionContext
+from alembic.autogenerate.render import _repr_type, render_op_text
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import ops
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError, rev_id
 from sqlalchemy import ARRAY, Column, Connection, Dialect, Index, MetaData, Table, TypeDecorator, inspect, text
 from sqlalchemy.dialects.postgresql import ENUM
@@ -69,6 +71,11 @@ class Comparison(PostgresqlImpl):
             return result
         is_same = self.is_same_index(metadata_index, reflected_index)
         return type(result).Equal() if is_same else type(result).Different("the server makes another index")
+
+    def autogen_column_reflect(self, inspector: Any, table: Any, column_info: Any) -> None:
+        """Recognize SERIAL; Alembic does not read the name of a sequence with an apostrophe."""
+        if "''" not in (column_info.get("default") or ""):
+            cast(Any, super()).autogen_column_reflect(inspector, table, column_info)
 
     def adjust_reflected_dialect_options(self, reflected_object: Any, kind: str) -> dict[str, Any]:
         """Return the options of an index that there is."""
@@ -171,6 +178,28 @@ def write_revision(message: str, *, empty: bool = False, project: Path = Path())
         remedy = f" Run `{PROGRAM} migrate` first." if "not up to date" in str(error) else ""
         raise MigrationError(f"{error}{remedy}") from error
     return [Path(script.path) for script in (written if isinstance(written, list) else [written]) if script]
+
+
+def missing_operations(connection: Connection, project: Path = Path()) -> list[str]:
+    """Return the operations, as code, with which a database at the newest revision would become what the models are."""
+    config = load_config(project)
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    asked: dict[str, Any] = {"autogenerate": True, "sql": False, "head": "head"}
+    asked |= dict.fromkeys(("message", "splice", "branch_label", "version_path", "rev_id", "depends_on"))
+    revisions = RevisionContext(config, scripts, asked)
+
+    def compare(rev: Any, context: MigrationContext) -> list[Any]:
+        revisions.run_autogenerate(rev, context)
+        return []
+
+    try:
+        with EnvironmentContext(config, scripts, fn=compare, revision_context=revisions, template_args={}):
+            scripts.run_env()
+    except CommandError as error:
+        raise MigrationError(str(error)) from error
+    found = [one for script in revisions.generated_revisions for one in cast(Any, script.upgrade_ops).ops]
+    return [" ".join(render_op_text(revisions._last_autogen_context, one).split()) for one in found]
 
 
 def options(connection: Connection, models: Sequence[MetaData]) -> dict[str, Any]:

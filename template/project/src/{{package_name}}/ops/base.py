@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 Changes: TypeAlias = Literal["schema", "data"]
 """Subject of a revision, `changes` in its file; never both."""
@@ -198,6 +202,16 @@ class BaseTopology:
         """Migrate the databases that do not hold the models' tables; return the revision of each by its name.
 
         `wait` is the time in seconds to wait for another migration.
+        """
+        return {}
+
+    @staticmethod
+    def versions_of_other_databases(
+        admin_urls: Mapping[str, URL], *, owner: str, project: Path
+    ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
+        """Return the revisions and the version of each database that does not hold the models' tables.
+
+        The third element is the reason why the version, empty then, is unknown.
         """
         return {}
 

@@ -21,6 +21,7 @@ from .cluster.drivers import DRIVERS, open_cluster
 from .console import Commands, Down, Yes, configured_urls, confirm_loss, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
+from .version_commands import register as register_version_commands
 
 Kind = Annotated[str | None, typer.Option("--cluster", help=f"Kind of the local cluster: {' or '.join(DRIVERS)}.")]
 
@@ -213,4 +214,5 @@ def verify(
     raise typer.Exit(0 if result.passed else 1)
 
 
+register_version_commands(app)
 Topology.register_commands(app)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from ...connections import Unreachable, connect, connect_all
 from ...migrate import differences, load_config, read_schema, resolve, version_of
 from ...topology import Topology
+from ...versions import compare_models
 from ..check import Check, CheckContext, CheckResult, judge
 
 
@@ -63,3 +64,19 @@ class SchemaIsTheSame(Check):
         evidence = {"head": head, "revisions": versions, "objects": objects}
         problems += differences(schemas)
         return judge(problems, f"revision {head}, {min(objects.values())} objects alike", evidence)
+
+
+class ModelsAreMigrated(Check):
+    """The models are what the migrations made.
+
+    Write the missing revision with `revision`, or deploy the version of the application that belongs to the schema.
+    """
+
+    requires = ("EveryNodeAnswers", "SchemaIsTheSame")
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Compare the models with a node, which is at the newest revision."""
+        with context.topology() as topology:
+            node = next(node for node in topology.ddl_nodes() if node not in Topology.nodes_without_models)
+        problems = compare_models(context.admin_urls[node], owner=context.owner, project=context.project)
+        return judge(problems, "no difference", {"node": node})
