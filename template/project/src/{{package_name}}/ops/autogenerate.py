@@ -76,6 +76,9 @@ class Comparison(PostgresqlImpl):
         """Recognize SERIAL; Alembic does not read the name of a sequence with an apostrophe."""
         if "''" not in (column_info.get("default") or ""):
             cast(Any, super()).autogen_column_reflect(inspector, table, column_info)
+        if column_info.get("default") is not None:
+            # Otherwise it would be made again as SERIAL, which has another default.
+            column_info["autoincrement"] = False
 
     def adjust_reflected_dialect_options(self, reflected_object: Any, kind: str) -> dict[str, Any]:
         """Return the options of an index that there is."""
