@@ -98,12 +98,19 @@ def migrate(
     """
     config = load_config(project)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
+    # Imported here, because it imports this module.
+    from .glance import version_if_reached
+
+    scripts = _load_scripts(config)
+    if target in ("head", "heads") and not (target == "head" and len(scripts.get_heads()) > 1):
+        reached = version_if_reached(admin_urls, owner=owner, scripts=scripts)
+        if reached is not None:
+            return reached
     with connect_all(admin_urls, statement_timeout=60, owner=owner) as connections:
         topology = Topology(connections)
         with topology.migration_lock(wait=wait):
             topology.wait_for_catchup()
             try:
-                scripts = ScriptDirectory.from_config(config)
                 run = _Run(config, scripts, admin_urls, topology, owner, on_step)
                 found = [applied(scripts, version_of(connection)) for connection in connections.values()]
                 path = find_path(scripts, found, target, down=down)
@@ -329,6 +336,15 @@ def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
             'the queries it needs into a revision of its own with changes = "data"'
         ) from error
     return [statement for part in written if (statement := part.strip())]
+
+
+def _load_scripts(config: Config) -> ScriptDirectory:
+    try:
+        scripts = ScriptDirectory.from_config(config)
+        scripts.get_heads()
+    except (CommandError, RevisionError) as error:
+        raise MigrationError(str(error)) from error
+    return scripts
 
 
 @dataclass
