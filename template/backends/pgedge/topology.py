@@ -94,8 +94,10 @@ class Topology(BaseTopology):
             if now > next_check:
                 next_check = now + 0.2
                 links = [link for link in self.links() if (link.origin, link.receiver) in late]
-                if lost := [str(link) for link in links if link.is_lost or now > deadline]:
-                    raise TopologyError("not replicated: " + ", ".join(lost))
+                if lost := [link for link in links if link.is_lost or now > deadline]:
+                    receivers = dict.fromkeys(link.receiver for link in lost)
+                    blocked = [f"; on {node}, {found}" for node in receivers for found in self._blocking(node)]
+                    raise TopologyError("not replicated: " + ", ".join(map(str, lost)) + "".join(blocked))
                 # One error may be a peer that restarts; a second one is the same change failing again.
                 failing = [link for link, count in self._apply_errors().items() if count > errors.get(link, 0) + 1]
                 if failing:
@@ -186,6 +188,15 @@ class Topology(BaseTopology):
             return bool(self.connections[receiver].scalar(text(_SPOCK_HAS_APPLIED), values))
         return False
 
+    def _blocking(self, node: str) -> list[str]:
+        """Return the sessions of a node that hold a lock that a change from another node waits for."""
+        rows = self.connections[node].execute(text(_BLOCKING))
+        return [
+            f"pid {row.pid} ({row.application or 'no application name'}, {row.state} since {row.since}) blocks the "
+            "changes: end its transaction"
+            for row in rows
+        ]
+
     def _apply_errors(self) -> dict[str, int]:
         query = text("SELECT subname, apply_error_count FROM pg_stat_subscription_stats")
         return {
@@ -230,6 +241,16 @@ _NATIVE_LINKS = """
     SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
     FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_BLOCKING = """
+    SELECT pid, application_name AS application, state, date_trunc('second', xact_start)::text AS since
+    FROM pg_stat_activity
+    WHERE pid IN (
+        SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
+        WHERE backend_type ~ '^(logical replication|spock)' AND datname = current_database()
+    ) AND backend_type = 'client backend'
+    ORDER BY xact_start
 """
 
 _REFRESH_LINKS = """
