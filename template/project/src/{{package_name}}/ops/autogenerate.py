@@ -73,7 +73,7 @@ class Comparison(PostgresqlImpl):
         return type(result).Equal() if is_same else type(result).Different("the server makes another index")
 
     def autogen_column_reflect(self, inspector: Any, table: Any, column_info: Any) -> None:
-        """Recognize SERIAL; Alembic does not read the name of a sequence with an apostrophe."""
+        """Find columns that are SERIAL; Alembic does not read the name of a sequence with an apostrophe."""
         if "''" not in (column_info.get("default") or ""):
             cast(Any, super()).autogen_column_reflect(inspector, table, column_info)
         if column_info.get("default") is not None:
