@@ -6,6 +6,8 @@ the same if they are printed the same, with settings that the comparison chooses
 counts only if nothing has changed it in between.
 """
 
+# ruff: noqa: S608 - names in queries are quoted, and values are parameters
+
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +22,8 @@ from ..db.retry import first_line
 from .base import OperationError
 from .topology import Topology
 
-RANGE_ROWS = 20_000
-"""Number of rows in a range. A range that differs is fetched: 2 MB from each node."""
+RANGE_ROWS = 10_000
+"""Number of rows in a range. A range that differs is fetched: about 1 MB from each node."""
 
 LOOKS = 5
 """Number of looks at a row that differs, each after the nodes have caught up, before it counts as busy."""
@@ -58,8 +60,8 @@ class Table:
     key: tuple[Column, ...]
     """Columns of the primary key; empty if there is none."""
     is_partitioned: bool
-    has_times: bool
-    """The server knows the time of each row version."""
+    estimate: float = field(compare=False)
+    """Number of rows by the server's last ANALYZE; -1 if there was none."""
 
     def __str__(self) -> str:
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
@@ -278,7 +280,7 @@ _PRINT_ALIKE = (
 """Settings by which values of the same type and content are printed alike."""
 
 _TABLES = """
-    SELECT nspname, relname, relkind = 'p', current_setting('track_commit_timestamp')::bool,
+    SELECT nspname, relname, relkind = 'p', reltuples,
            (SELECT array_agg(ARRAY[attname, format_type(atttypid, atttypmod)] ORDER BY attname)
             FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
            (SELECT array_agg(ARRAY[attname, format_type(atttypid, atttypmod)] ORDER BY place)
@@ -294,12 +296,15 @@ _TABLES = """
 
 def _find_tables(connection: Connection) -> dict[str, Table]:
     tables = {}
-    for schema, name, is_partitioned, has_times, columns, key in connection.exec_driver_sql(_TABLES):
+    for schema, name, is_partitioned, estimate, columns, key in connection.exec_driver_sql(_TABLES):
         if schema not in Topology.system_schemas and columns:
-            described = (tuple(Column(*column) for column in found or ()) for found in (columns, key))
-            table = Table(schema, name, *described, is_partitioned, has_times)
+            table = Table(schema, name, _columns(columns), _columns(key), is_partitioned, estimate)
             tables[str(table)] = table
     return tables
+
+
+def _columns(found: Sequence[Sequence[str]] | None) -> tuple[Column, ...]:
+    return tuple(Column(name, type_) for name, type_ in found or ())
 
 
 def _quote(name: str) -> str:
@@ -364,11 +369,11 @@ def _look_up(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[
     wanted = ", ".join(f"({number}, {_key_from_text(table)})" for number in range(len(keys)))
     names = ", ".join(f"k{number}" for number in range(len(table.key)))
     matches = " AND ".join(f"t.{_quote(column.name)} = k{number}" for number, column in enumerate(table.key))
-    times = "pg_xact_commit_timestamp_origin(t.xmin)" if table.has_times else "(SELECT NULL::timestamp, NULL::oid)"
     query = (
         f"SELECT number, written::text, roname, {_list(table.columns, 't.{}::text')} "
         f"FROM {_source(table)} JOIN (VALUES {wanted}) AS wanted (number, {names}) ON {matches} "
-        f"CROSS JOIN LATERAL {times} AS times (written, origin) "
+        "CROSS JOIN LATERAL pg_xact_commit_timestamp_origin("
+        "CASE WHEN current_setting('track_commit_timestamp')::boolean THEN t.xmin END) AS times (written, origin) "
         "LEFT JOIN pg_replication_origin ON roident = origin"
     )
     columns = [column.name for column in table.columns]

@@ -1,0 +1,72 @@
+"""The command `diff`, which compares the rows of the nodes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from sqlalchemy import URL
+
+from .connections import become_owner, connect_all
+from .console import configured_urls, out, talk
+from .rows import Comparer, Comparison
+from .topology import Topology
+
+
+@contextmanager
+def open_comparer(admin_urls: Mapping[str, URL], *, owner: str, **options: Any) -> Iterator[Comparer]:
+    """Connect to every node twice, to read tables as their owner and to see how far replication is."""
+    with (
+        connect_all(admin_urls, statement_timeout=60, owner=owner) as readers,
+        connect_all(admin_urls, owner=owner) as watchers,
+    ):
+        for reader in readers.values():
+            become_owner(reader)
+        yield Comparer(readers, wait_for_catchup=Topology(watchers).wait_for_catchup, **options)
+
+
+def diff(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables to compare; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Differences after which a table is left.")] = 100,
+    rate: Annotated[float, typer.Option(min=0, help="Rows a second to read on each node; 0: no limit.")] = 0,
+) -> None:
+    """Compare the rows of all nodes while writers go on. Exit 0: they are the same, 1: they differ, 2: not compared."""
+    urls, admin_urls = configured_urls()
+    owner = next(iter(urls.values())).username or ""
+    results = []
+    with talk.status("comparing") as status:
+
+        def show(table: str, rows: int) -> None:
+            status.update(f"comparing: {escape(table)}, {rows} rows")
+
+        with open_comparer(admin_urls, owner=owner, rate=rate, most=limit, on_rows=show) as comparer:
+            for table in comparer.tables(tables or ()):
+                results.append(comparer.compare(table))
+                if not as_json:
+                    for line in describe(results[-1]):
+                        out.print(escape(line), soft_wrap=True)
+    same = all(result.agrees for result in results)
+    if as_json:
+        print(json.dumps({"same": same, "tables": [asdict(result) for result in results]}, indent=2))
+    else:
+        numbers = {"table": len(results), "row": sum(result.rows for result in results), "node": len(urls)}
+        verdict = "[green]the same[/]" if same else "[red]not the same[/]"
+        counts = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in numbers.items())
+        talk.print(f"{verdict}: {counts}")
+    raise typer.Exit(0 if same else 1)
+
+
+def describe(result: Comparison) -> list[str]:
+    """Return a line for each difference of a table, and one for what is left open."""
+    lines = [str(difference) for difference in result.differences]
+    if result.problem:
+        lines.append(f"{result.table}: {result.problem}")
+    if not result.is_complete:
+        lines.append(f"{result.table}: the rest was not compared, after {len(result.differences)} differences")
+    if result.busy:
+        lines.append(f"{result.table}: {result.busy} rows were written at each look, so nothing is said of them")
+    return lines
