@@ -7,7 +7,8 @@ from ..check import Check, CheckContext, CheckResult, judge, skipped
 class RowsAreTheSame(Check):
     """The rows are the same on every node.
 
-    `diff` names all of them. Decide which node is right, and write its rows on the others, so that nothing is replicated.
+    `diff` names all of them. Decide which node is right, and write its rows on the others so that nothing replicates
+    them.
     """
 
     requires = ("EveryNodeAnswers", "SchemaIsTheSame")
