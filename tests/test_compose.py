@@ -1,8 +1,8 @@
 """The nodes of `compose.yaml` in real containers, driven by the project's command line.
 
 No image is pulled: a backend without a local image is skipped. An image may be a local stand-in, labelled
-`stand-in=true`; the project must report it as one. A stand-in has the tag of the image that it stands in for, and never
-its digest.
+`stand-in=true`; the project must report it as one. A stand-in has the tag of the image that it stands in for,
+and never its digest.
 """
 
 import json

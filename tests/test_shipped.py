@@ -120,7 +120,7 @@ def test_a_source_distribution_holds_no_secret(ground: Ground, tmp_path: Path) -
 
 
 def ignored(name: str, patterns: list[str]) -> bool:
-    """Return True if a .dockerignore keeps a file out of the context: the last pattern that matches decides."""
+    """Return True if a .dockerignore keeps a file out of the context; the last match decides."""
     path, out = Path(name), False
     paths = [path.as_posix(), *(parent.as_posix() for parent in path.parents)][:-1]
     for pattern in patterns:
