@@ -1,6 +1,6 @@
 """Run bandit on folders; its findings are errors, except where the line itself states a reason.
 
-Ruff has the same rules under the same numbers, as S instead of B. So `# noqa: S311` on the line of a finding is
+Ruff has the same rules under the same numbers, as S instead of B. So `# noqa: S311` on a line of a finding is
 its exception, and so are the rules that the settings of Ruff ignore. Rules that Ruff lacks take `# nosec`.
 """
 
