@@ -7,7 +7,7 @@ from typing import Any
 Service = dict[str, Any]
 
 CAPABILITIES = {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
-"""What root may need to hand files to the servers' user; anything else needs a reason."""
+"""Capabilities with which root hands files to the servers' user."""
 REFUSED = {
     "privileged",
     "devices",
