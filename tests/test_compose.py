@@ -186,7 +186,7 @@ def test_a_stand_in_is_called_one(project: Project) -> None:
     label = '{{index .Config.Labels "stand-in"}}'
     labelled = project.call("docker", "image", "inspect", "--format", label, image).stdout.strip()
     stderr = project.shop("status").stderr
-    assert image in stderr
+    assert image.partition("@")[0] in stderr
     assert ("stand-in" in stderr) is (labelled == "true")
 
 
