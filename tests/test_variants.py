@@ -33,6 +33,7 @@ FILES = """
     .dockerignore
     .env.example
     .gitattributes
+    .github/dependabot.yml
     .gitignore
     LICENSE
     Makefile

@@ -120,4 +120,5 @@ class SpreadingRouter(Router):
     """Spread work over all nodes, because each serves everything; a preferred node or the key's node comes first."""
 
     def _order(self, route: BaseRoute) -> list[str]:
-        return sorted(random.sample(self.nodes, len(self.nodes)), key=self._affinity(route))
+        shuffled = random.sample(self.nodes, len(self.nodes))  # nosec B311 # spreads the load
+        return sorted(shuffled, key=self._affinity(route))

@@ -3,8 +3,8 @@
 -- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
 
-\set application_password `cat /setup/app_password`
-\set replication_password `cat /setup/replication_password`
+\set application_password `cat /passwords/app_password`
+\set replication_password `cat /passwords/replication_password`
 
 -- The role of the application owns its database and nothing else; it may read the state of replication.
 CREATE ROLE :"database" LOGIN PASSWORD :'application_password' IN ROLE pg_monitor;

@@ -48,7 +48,7 @@ class ContainerCluster(Cluster):
         image = self._config["services"][NODES[0].name]["image"]
         label = self._run("image", "inspect", "--format", '{{index .Config.Labels "stand-in"}}', image)
         stand_in = ", here a local stand-in for the published image" if label.stdout.strip() == "true" else ""
-        return f"{len(NODES)} containers of {image}{stand_in}"
+        return f"{len(NODES)} containers of {image.partition('@')[0]}{stand_in}"
 
     def up(self) -> None:
         """Start the containers that are down, and wait until all are healthy."""
