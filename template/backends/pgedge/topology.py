@@ -223,7 +223,9 @@ def _position(connection: Connection) -> str:
     return str(connection.scalar(text(f"SELECT {position}")))
 
 
-_DELETE_ROWS = "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
+_DELETE_ROWS = (
+    "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
+)
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 

@@ -3,6 +3,8 @@
 
 -- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
 \set application_password `cat /run/secrets/app_password`
 \set replication_password `cat /run/secrets/replication_password`
@@ -17,6 +19,8 @@ ALTER ROLE "replication" PASSWORD :'replication_password';
 ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";
 
 RESET log_min_error_statement;
+RESET log_statement;
+RESET track_activities;
 
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;

@@ -268,9 +268,10 @@ class ProcessCluster(Cluster):
         self._start(state, [node])
         with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
             role = sql.Identifier(DATABASE)
-            connection.execute(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(state.application_password))
-            )
+            # The verifier of the password, because statements appear in the log and in pg_stat_activity.
+            secret = state.application_password.encode()
+            verifier = connection.pgconn.encrypt_password(secret, DATABASE.encode(), b"scram-sha-256").decode()
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(verifier)))
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
         with psycopg.connect(self._dsn(state, node), autocommit=True) as connection:
             self._prepare(connection)
@@ -337,13 +338,14 @@ class ProcessCluster(Cluster):
                 process.wait_until_gone(pid)
 
     def _login(self, state: ClusterState) -> str:
-        return f"user={SUPERUSER}\npassword={state.superuser_password}\n"
+        return f"user={SUPERUSER}\npassword={state.superuser_password}\nrequire_auth=scram-sha-256\n"
 
     def _dsn(self, state: ClusterState, node: Node, database: str = DATABASE) -> str:
         # The nodes that would have to confirm a commit may not exist yet.
         return (
             f"host=127.0.0.1 port={state.ports[node.name]} dbname={database} user={SUPERUSER} "
-            f"password={state.superuser_password} connect_timeout=5 options='-c synchronous_commit=local'"
+            f"password={state.superuser_password} connect_timeout=5 options='-c synchronous_commit=local' "
+            + ("require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else "")
         )
 
 
