@@ -56,9 +56,9 @@ class Topology(BaseTopology):
 def roll_back_prepared(connection: Connection, prefix: str) -> None:
     """Roll back the transactions that the present role has prepared under names with this prefix."""
     left = text(
-        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND owner = current_user "
-        "AND starts_with(gid, :prefix)"
+        "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts "
+        "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
     )
-    for gid in connection.scalars(left, {"prefix": prefix}).all():
+    for statement in connection.scalars(left, {"prefix": prefix}).all():
         with suppress(DBAPIError):
-            connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
+            connection.exec_driver_sql(statement.replace("%", "%%"))

@@ -262,7 +262,9 @@ class _Move:
                 advice = ""
                 if "certificate" in str(error):
                     advice = f"; `peer.sslrootcert` of {self.target} names the root certificate there"
-                raise TenantError(f"{self.target} cannot copy from {self.source}: {first_line(error)}{advice}") from None
+                raise TenantError(
+                    f"{self.target} cannot copy from {self.source}: {first_line(error)}{advice}"
+                ) from None
             while waiting := list(there.scalars(text(_NOT_COPIED))):
                 if there.scalar(text(_FAILS), {"name": self.copier}):
                     raise TenantError(f"{self.target} fails to copy {', '.join(waiting)}; its log file has the reason")
