@@ -1,11 +1,16 @@
 """The servers as the operations see them: unrelated to each other, and one of them holds the tables of models.py."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
+from ..db.twophase import PREFIX
 from .base import BaseTopology, Step
+from .connections import as_owner
 
 
 class Topology(BaseTopology):
@@ -19,6 +24,14 @@ class Topology(BaseTopology):
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", f"an UNLOGGED table: {unlogged_tables}"),
         (r"(CREATE|ALTER|DROP) (DATABASE|ROLE|USER|TABLESPACE)\b", "roles and databases belong to one server"),
     )
+
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas on every node, and roll back the transactions named after them, which lock their tables."""
+        for schema in schemas:
+            for connection in self.connections.values():
+                with as_owner(connection):
+                    roll_back_prepared(connection, f"{PREFIX}{schema}")
+        super().drop_schemas(*schemas)
 
     @staticmethod
     def migrate_other_databases(
@@ -38,3 +51,14 @@ class Topology(BaseTopology):
         app.add_typer(messages, name="messages")
         app.add_typer(reports, name="reports")
         app.add_typer(twophase, name="twophase")
+
+
+def roll_back_prepared(connection: Connection, prefix: str) -> None:
+    """Roll back the transactions that the present role has prepared under names with this prefix."""
+    left = text(
+        "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts "
+        "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
+    )
+    for statement in connection.scalars(left, {"prefix": prefix}).all():
+        with suppress(DBAPIError):
+            connection.exec_driver_sql(statement.replace("%", "%%"))

@@ -8,6 +8,7 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import permutations
 
@@ -118,11 +119,11 @@ class Topology(BaseTopology):
                     connection.exec_driver_sql(statement)
         self.wait_for_catchup()
 
-    def drop_schema(self, schema: str) -> None:
-        """Drop a schema, with everything in it, on every node, once all changes to its tables have arrived."""
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas, with everything in them, on every node, once all changes to their tables have arrived."""
         if len(self.ddl_nodes()) > 1:
-            self._drain(schema)
-        super().drop_schema(schema)
+            self._drain(schemas)
+        super().drop_schemas(*schemas)
 
     def node_number(self, node: str) -> int:
         """Return the number that `snowflake.node` gives a node; 0 if it has none."""
@@ -155,8 +156,8 @@ class Topology(BaseTopology):
 
         app.command()(diff)
 
-    def _drain(self, schema: str) -> None:
-        """Wait until every change to the tables of a schema has arrived, deleting the rows that block one.
+    def _drain(self, schemas: Sequence[str]) -> None:
+        """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
 
         A change to a table that is gone fails on the receiver for ever and blocks all that follow. A change that
         collides with a row is tried again and again; without the row it succeeds.
@@ -172,7 +173,7 @@ class Topology(BaseTopology):
                 mark_as_local(connection)
                 # Foreign keys do not matter, because all rows go.
                 connection.execute(text("SET session_replication_role = replica"))
-                for statement in connection.scalars(text(_DELETE_ROWS), {"schema": schema}).all():
+                for statement in connection.scalars(text(_DELETE_ROWS), {"schemas": list(schemas)}).all():
                     connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
                 connection.execute(text("SELECT pg_replication_origin_session_reset()"))
@@ -230,7 +231,9 @@ def _position(connection: Connection) -> str:
     return str(connection.scalar(text(f"SELECT {position}")))
 
 
-_DELETE_ROWS = "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
+_DELETE_ROWS = (
+    "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
+)
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 

@@ -62,7 +62,7 @@ find_writer() {
 }
 
 dsn() { # NODE
-  echo "host=$1 user=replication dbname=postgres passfile=/setup/pgpass" \
+  echo "host=$1 user=replication dbname=postgres passfile=/setup/pgpass require_auth=scram-sha-256" \
     "target_session_attrs=read-write connect_timeout=2"
 }
 

@@ -2,6 +2,8 @@
 
 -- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
 \set application_password `cat /passwords/app_password`
 \set replication_password `cat /passwords/replication_password`

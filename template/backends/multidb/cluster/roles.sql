@@ -2,6 +2,8 @@
 
 -- A statement that fails is logged, and the first of these has a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
 \set application_password `cat /run/passwords/app_password`
 

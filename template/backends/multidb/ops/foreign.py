@@ -25,7 +25,7 @@ from .base import OperationError
 from .cluster import HOME, Cluster
 from .cluster.drivers import open_cluster
 from .cluster.nodes import DATABASE
-from .connections import connect
+from .connections import connect, unlogged, verification
 
 TARGET = "reports"
 """The reporting database."""
@@ -103,11 +103,10 @@ def set_up(
             if not tables:
                 raise NoTables(f"{spec.name} has none of its tables: run `migrate` first")
             try:
-                with target.transaction():
-                    target.execute("SET LOCAL log_min_error_statement = 'panic'")  # a statement below has a password
+                with unlogged(target):
                     target.execute("CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA public")
                     name, role = f"{prefix}{spec.name}", f"{prefix}{DATABASE}_{TARGET}"
-                    address = _address(admin_urls[spec.node or ""], spec.node or "", cluster)
+                    address = _address(admin_urls[spec.node or ""], spec.node or "", cluster, target)
                     password = (None if rotate else _password(target, name, owner)) or secrets.token_urlsafe(24)
                     _grant(others[spec.name], role, password, tables)
                     _import(target, name, address, role, password, owner, tables)
@@ -194,14 +193,14 @@ def _existing(source: Raw, spec: DatabaseSpec) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _address(url: URL, node: str, cluster: Cluster | None) -> dict[str, str]:
-    """Return the address at which another server reaches a node; in a local cluster it differs from the URL."""
+def _address(url: URL, node: str, cluster: Cluster | None, target: Raw) -> dict[str, str]:
+    """Return the address at which `target` reaches a node; in a local cluster it differs from the URL."""
     database = url.database or DATABASE
+    verified = verification(url, target)
     if cluster is None:
-        secure = {key: str(value) for key, value in url.query.items() if key == "sslmode"}
-        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database, **secure}
+        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database, **verified}
     if cluster.driver == "compose":
-        return {"host": node, "port": "5432", "dbname": database}
+        return {"host": node, "port": "5432", "dbname": database, **verified}
     # By service name, because a server of the embedded cluster may restart on another port.
     return {"service": node, "dbname": database}
 

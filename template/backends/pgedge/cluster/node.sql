@@ -3,6 +3,8 @@
 
 -- Statements that fail are logged, and two of these contain a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
 \set application_password `cat app_password`
 \set monitor_password `cat monitor_password`
@@ -21,6 +23,8 @@ GRANT pg_monitor TO :"monitor";
 ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";
 
 RESET log_min_error_statement;
+RESET log_statement;
+RESET track_activities;
 
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;

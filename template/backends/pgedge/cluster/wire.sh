@@ -9,7 +9,7 @@ timeout=60
 
 on() { psql -XqtA -v ON_ERROR_STOP=1 -U admin -h "$@"; } # NODE [options of psql]
 # Links read the password from a file of the nodes, so that the catalog contains none.
-dsn() { echo "host=$1 dbname=$PGDATABASE user=replication passfile=/node/pgpass"; }
+dsn() { echo "host=$1 dbname=$PGDATABASE user=replication passfile=/node/pgpass require_auth=scram-sha-256"; }
 
 # Only a new session shows that the reloaded settings are in force.
 is_prepared() { # NODE NUMBER

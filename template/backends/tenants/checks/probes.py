@@ -12,9 +12,10 @@ from ....db.tenants import Tenants
 from ....db.tenants.placement import Placement
 from ....db.tenants.registry import registry_url
 from ....settings import Settings
+from ...moving import undo
 from ...provisioning import TenantAdmin
 from ..check import CheckContext
-from ..scratch import STALE, Load
+from ..scratch import Load
 
 PREFIX = "verify-"
 """Beginning of the names of tenants that checks add."""
@@ -51,10 +52,12 @@ def probes(admin: TenantAdmin, *servers: str) -> Iterator[list[Placement]]:
 
 
 def drop_stale(admin: TenantAdmin) -> None:
-    """Drop the tenants that killed runs left behind."""
+    """Drop the tenants that killed runs left behind; the caller keeps other runs away."""
     for one in admin.all():
         born = one.name.removeprefix(PREFIX).partition("-")[0]
-        if one.name.startswith(PREFIX) and born.isdigit() and int(born) < time.time() - STALE and one.target is None:
+        if one.name.startswith(PREFIX) and born.isdigit():
+            if one.target is not None:
+                undo(admin, one.name)
             admin.drop(one.name, force=True)
 
 

@@ -2,6 +2,8 @@
 
 -- A statement that fails is logged, and one of these holds a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
 \set database `echo "$DATABASE"`
 \set application_password `cat /setup/app_password`

@@ -16,7 +16,10 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
@@ -26,7 +29,7 @@ from ..db.retry import first_line, sqlstate_of
 from ..db.tenants.placement import Placement, TenantState, check_name, database_of
 from ..db.tenants.registry import epochs, tenant
 from . import tenant_server
-from .connections import Unreachable, engine_for
+from .connections import Unreachable, engine_for, unlogged, verification
 from .migrate import differences, read_schema, version_of
 from .provisioning import FAILURES, TenantAdmin, change, drop_subscription, look_up
 from .tenant_server import TenantError, run
@@ -240,14 +243,28 @@ class _Move:
             here.exec_driver_sql(f"CREATE PUBLICATION {PUBLICATION} {published}")
             _create_slot(here, self.copier)
             login = {"user": self.copier, "password": password, "application_name": self.copier, "connect_timeout": "5"}
-            address = _address(here, self.admin.server(self.source))
+            with self.admin.on_server(self.target) as there:
+                address = _address(self.admin.server(self.source), here, there)
             return make_conninfo(dbname=database_of(self.name), **address, **login)
 
     def _subscribe(self, conninfo: str) -> None:
         """Start the copy, and wait until all rows have arrived once."""
         with self.admin.in_database(self.target, self.name) as there:
             # The slot exists already: two servers that copy from each other would wait for each other's, for ever.
-            run(there, _SUBSCRIBE, self.copier, PUBLICATION, conninfo=conninfo, slot=self.copier)
+            names = map(sql.Identifier, (self.copier, PUBLICATION))
+            driver: Any = there.connection.driver_connection
+            statement = sql.SQL(_SUBSCRIBE).format(*names, conninfo=conninfo, slot=self.copier)
+            try:
+                # Past SQLAlchemy, whose errors quote the statement.
+                with unlogged(driver):
+                    driver.execute(statement)
+            except psycopg.Error as error:
+                advice = ""
+                if "certificate" in str(error):
+                    advice = f"; `peer.sslrootcert` of {self.target} names the root certificate there"
+                raise TenantError(
+                    f"{self.target} cannot copy from {self.source}: {first_line(error)}{advice}"
+                ) from None
             while waiting := list(there.scalars(text(_NOT_COPIED))):
                 if there.scalar(text(_FAILS), {"name": self.copier}):
                     raise TenantError(f"{self.target} fails to copy {', '.join(waiting)}; its log file has the reason")
@@ -355,13 +372,16 @@ def _lock_tables(connection: Connection, tables: Sequence[str]) -> bool:
     return True
 
 
-def _address(connection: Connection, url: URL) -> dict[str, str]:
-    """Return the address of a server for other servers: that of its URL, or of its setting `peer.address`."""
-    address = connection.scalar(text("SELECT current_setting('peer.address', true)"))
+def _address(url: URL, here: Connection, there: Connection) -> dict[str, str]:
+    """Return the parameters with which the server `there` reaches the server `here`, and verifies it as `url` asks.
+
+    The address is that of the URL, or `here` of the setting `peer.address`; the file with the root certificate is that
+    of the URL, or `there` of the setting `peer.sslrootcert`.
+    """
+    address = here.scalar(text("SELECT current_setting('peer.address', true)"))
     host, _, port = address.rpartition(":") if address else (url.host or "", "", str(url.port or 5432))
-    # Certificates are files of this machine, not of the servers.
-    is_encrypted = url.query.get("sslmode") in ("require", "verify-ca", "verify-full")
-    return {"host": host, "port": port, **({"sslmode": "require"} if is_encrypted else {})}
+    driver: Any = there.connection.driver_connection
+    return {"host": host, "port": port, **verification(url, driver)}
 
 
 # All tables but Alembic's, which the target's own migrations fill; and whether a row can be identified.

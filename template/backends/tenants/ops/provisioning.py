@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.engine import URL
@@ -37,6 +38,9 @@ LOCK = 20_012
 
 FAILURES = (TenantError, Unreachable, MigrationError, TopologyError, DBAPIError)
 """Errors that a command on a tenant can end with."""
+
+_IN_PUBLIC: dict[str, Any] = {"schema_translate_map": {None: "public"}}
+"""Execution options that name the schema of the registry's table, because the search path does not."""
 
 # Alembic keeps its state in module variables.
 _alembic = Lock()
@@ -71,16 +75,17 @@ class TenantAdmin:
     def create_registry(self) -> None:
         """Create the registry, unless it exists."""
         try:
-            with connect(self.registry, node="the registry") as connection:
+            with connect(self.registry, node="the registry", owner=self.application) as connection:
                 # The table is created last, so it shows that the registry is complete.
-                if connection.scalar(text("SELECT to_regclass('tenant') IS NOT NULL")):
+                if connection.scalar(text("SELECT to_regclass('public.tenant') IS NOT NULL")):
                     return
         except Unreachable as error:
             if "does not exist" not in str(error):
                 raise
         name = self.registry.database or ""
         maintenance = self.registry.set(database=MAINTENANCE_DATABASE)
-        with connect(maintenance, node="the registry", statement_timeout=DATABASE_TIMEOUT) as connection:
+        limits: dict[str, Any] = {"statement_timeout": DATABASE_TIMEOUT, "owner": self.application}
+        with connect(maintenance, node="the registry", **limits) as connection:
             # Held until this connection ends: a second process waits here and finds the registry.
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             query = text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
@@ -88,10 +93,11 @@ class TenantAdmin:
                 run(connection, "CREATE DATABASE {} TEMPLATE template0", name)
             run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
             run(connection, "GRANT CONNECT ON DATABASE {} TO {}", name, self.application)
-            with engine_for(self.registry).begin() as inside:
+            with engine_for(self.registry, owner=self.application).begin() as inside:
+                inside.execution_options(**_IN_PUBLIC)
                 inside.execute(CreateSequence(epochs, if_not_exists=True))
                 inside.execute(CreateTable(tenant, if_not_exists=True))
-                run(inside, "GRANT SELECT ON tenant TO {}", self.application)
+                run(inside, "GRANT SELECT ON public.tenant TO {}", self.application)
 
     def all(self) -> list[Placement]:
         """Return the placements of all tenants, in the order of their names."""
@@ -118,9 +124,12 @@ class TenantAdmin:
             finally:
                 registry.execute(text("SELECT pg_advisory_unlock(:lock, hashtext(:name))"), keys)
 
-    def _on_registry(self, statement_timeout: float = 10.0) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def _on_registry(self, statement_timeout: float = 10.0) -> Iterator[Connection]:
         self.create_registry()
-        return connect(self.registry, node="the registry", statement_timeout=statement_timeout)
+        options: dict[str, Any] = {"statement_timeout": statement_timeout, "owner": self.application}
+        with connect(self.registry, node="the registry", **options) as registry:
+            yield registry.execution_options(**_IN_PUBLIC)
 
     # The servers.
 

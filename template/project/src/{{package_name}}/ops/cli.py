@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from sqlalchemy import URL
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
@@ -105,7 +106,7 @@ def migrate(
     from . import migrate as runner
 
     def show(step: Step) -> None:
-        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {step.title}")
+        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {escape(step.title)}")
 
     urls, admin_urls = configured_urls()
     if down and to == "head":

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, NullPool, event, text
 from sqlalchemy.exc import DBAPIError
 
@@ -23,6 +24,26 @@ class Unreachable(OperationError):
 
     def __init__(self, node: str, error: Exception) -> None:
         super().__init__(f"{node} cannot be reached: {first_line(error).removeprefix('connection failed: ')}")
+
+
+@contextmanager
+def unlogged(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Open a transaction whose statements, which hold a password, appear in no log and in no view of the server.
+
+    What the role may not set stays as it is; a superuser may set everything.
+    """
+    with connection.transaction():
+        connection.execute(_UNLOGGED)
+        yield
+
+
+_UNLOGGED = """
+    SELECT set_config(name, value, true)
+    FROM (VALUES ('log_statement', 'none'), ('log_min_error_statement', 'panic'), ('log_min_duration_statement', '-1'),
+                 ('log_duration', 'off'), ('log_transaction_sample_rate', '0'), ('track_activities', 'off'),
+                 ('pg_stat_statements.track_utility', 'off')) AS setting (name, value)
+    WHERE has_parameter_privilege(name, 'SET')
+"""
 
 
 @lru_cache(maxsize=64)
@@ -114,3 +135,17 @@ def as_owner(connection: Connection) -> Iterator[None]:
         if "owner" in connection.info:
             connection.exec_driver_sql("RESET ROLE")
             connection.exec_driver_sql("SET search_path = pg_catalog")
+
+
+def verification(url: URL, client: psycopg.Connection[Any]) -> dict[str, str]:
+    """Return the parameters with which the server `client` verifies the server of `url`, as the URL asks.
+
+    The root certificate is a file of the client: the one of the URL, or of the client's setting `peer.sslrootcert`.
+    """
+    found = {name: str(url.query[name]) for name in ("sslmode", "sslrootcert") if name in url.query}
+    row = client.execute("SELECT current_setting('peer.sslrootcert', true)").fetchone()
+    if row and row[0] and found.get("sslrootcert") != "system":
+        found["sslrootcert"] = row[0]
+    if client.info.server_version >= 160000:
+        found["require_auth"] = "scram-sha-256"
+    return found

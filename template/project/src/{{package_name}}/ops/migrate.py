@@ -95,6 +95,9 @@ def migrate(
     with connect_all(admin_urls, statement_timeout=60, owner=owner) as connections:
         topology = Topology(connections)
         with topology.migration_lock(wait=wait):
+            with ExitStack() as unused:
+                if topology.try_lock(unused, "verify") is None and (left := scratch_schemas(topology)):
+                    topology.drop_schemas(*left)
             topology.wait_for_catchup()
             try:
                 scripts = ScriptDirectory.from_config(config)
@@ -147,6 +150,13 @@ def run_environment(*tables: MetaData) -> None:
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
+
+
+def scratch_schemas(topology: Topology) -> list[str]:
+    """Return the schemas of `verify`. What a killed run has left can be on some nodes only, and stops a migration."""
+    names = text("SELECT nspname FROM pg_namespace")
+    found = {name for node in topology.ddl_nodes() for name in topology.connections[node].scalars(names)}
+    return sorted(name for name in found if re.fullmatch(rf"{SCRATCH_PREFIX}\d+_[0-9a-f]+", name))
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:

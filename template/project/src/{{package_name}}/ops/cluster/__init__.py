@@ -24,7 +24,8 @@ from ..base import OperationError
 HOME = Path(".cluster")
 """Folder with the state of the local cluster, relative to the project."""
 
-NodeState: TypeAlias = Literal["up", "down"]
+NodeState: TypeAlias = Literal["up", "down", "paused"]
+"""A paused node has a process that was stopped by a signal, as a debugger does, and answers nobody."""
 
 
 class ClusterError(OperationError):

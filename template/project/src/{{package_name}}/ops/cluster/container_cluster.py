@@ -111,7 +111,10 @@ class ContainerCluster(Cluster):
 
     def _role_and_state(self, node: Node, containers: Containers) -> tuple[str, NodeState]:
         """Return the present role of a node, and whether it is up."""
-        return node.role, "up" if _is_healthy(containers.get(node.name)) else "down"
+        container = containers.get(node.name)
+        if container is not None and container["State"].get("Paused"):
+            return node.role, "paused"
+        return node.role, "up" if _is_healthy(container) else "down"
 
     def _password(self, name: str) -> str | None:
         """Return the content of a secret of compose.yaml."""

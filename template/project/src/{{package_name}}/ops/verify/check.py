@@ -4,7 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlalchemy import URL, Select
+from sqlalchemy.exc import DBAPIError
 
 from ...db.retry import first_line, sqlstate_of
+from ..base import TopologyError
 from ..cluster import Cluster
-from ..connections import connect_all
+from ..connections import Unreachable, as_owner, connect_all
+from ..migrate import scratch_schemas
 from ..topology import Topology
 from .scratch import Scratch
 
@@ -87,10 +90,39 @@ class CheckContext:
                 connection.execution_options(**options)
             yield Topology(connections)
 
+    @contextmanager
+    def on_scratch(self) -> Iterator[Topology]:
+        """Connect to every node with the rights of the application's role, for queries of scratch tables."""
+        with self.topology(**self.scratch.options) as topology, ExitStack() as roles:
+            for connection in topology.connections.values():
+                roles.enter_context(as_owner(connection))
+            yield topology
+
+    @contextmanager
+    def alone(self, *, wait: float = 120.0) -> Iterator[None]:
+        """Keep other runs away, whose load and lost nodes the checks would find; drop what killed runs have left.
+
+        Args:
+            wait: time in seconds to wait for another run to end.
+
+        Raises:
+            MigrationError: another run goes on for longer; the message names its session.
+        """
+        with ExitStack() as held:
+            # If a node cannot be reached, the checks report that, and those that need it are skipped.
+            with suppress(Unreachable, TopologyError, DBAPIError):
+                topology = held.enter_context(self.topology())
+                held.enter_context(topology.verify_lock(wait=wait))
+                if left := scratch_schemas(topology):
+                    with topology.migration_lock(wait=wait):
+                        topology.drop_schemas(*left)
+            yield
+
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
-        with self.topology(**self.scratch.options) as topology:
+        with self.topology() as topology:
             topology.wait_for_catchup(timeout=10)
+        with self.on_scratch() as topology:
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
 
 
@@ -145,16 +177,15 @@ class Report:
 class NothingIsLeftBehind(Check):
     """Nothing is left behind.
 
-    Drop the schemas whose names start with `_verify_`; a later run does so when they are an hour old.
+    Drop the schemas whose names start with `_verify_`; the next `verify` or `migrate` does so.
     """
 
-    timeout = 25.0
+    timeout = 60.0
 
     def run(self, context: CheckContext) -> CheckResult:
         """Drop the scratch schema."""
-        context.scratch.database.dispose()
         with context.topology() as topology:
-            topology.drop_schema(context.scratch.schema)
+            context.scratch.drop(topology)
         return passed("the scratch schema is dropped")
 
 
@@ -165,21 +196,23 @@ def verify(
     on_start: Callable[[type[Check]], None] = lambda check: None,
 ) -> Report:
     """Run `checks` in order, each after a call of `on_start`; skip those that require a failed one."""
-    report = Report([], context.seed, datetime.now(UTC))
-    # Checks that failed, or were skipped because another one did.
-    bad: list[type[Check]] = []
-    try:
-        for check in checks:
-            on_start(check)
-            needs = [one.title() for one in bad if one.__name__ in check.requires or check.__name__ in one.required_by]
-            report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
-            if needs or report.runs[-1].result.status is Status.FAIL:
-                bad.append(check)
-    finally:
-        # After an interrupt, too; unless no check has asked for the scratch schema.
-        if "scratch" in vars(context):
-            report.runs.append(_run(NothingIsLeftBehind, context))
-    return report
+    with context.alone():
+        report = Report([], context.seed, datetime.now(UTC))
+        # Checks that failed, or were skipped because another one did.
+        bad: list[type[Check]] = []
+        try:
+            for check in checks:
+                on_start(check)
+                names = [(one, one.__name__ in check.requires or check.__name__ in one.required_by) for one in bad]
+                needs = [one.title() for one, is_needed in names if is_needed]
+                report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
+                if needs or report.runs[-1].result.status is Status.FAIL:
+                    bad.append(check)
+        finally:
+            # After an interrupt, too; unless no check has asked for the scratch schema.
+            if "scratch" in vars(context):
+                report.runs.append(_run(NothingIsLeftBehind, context))
+        return report
 
 
 def _run(check: type[Check], context: CheckContext) -> Run:
