@@ -88,16 +88,42 @@ class Cluster(ABC):
     def start_node(self, name: str) -> None:
         """Start one node and write the URLs again, because its port may have changed."""
 
-    @abstractmethod
     def urls(self) -> dict[str, URL]:
         """Return the URL of each node for the application's role."""
+        return self._role_urls("application")
+
+    def owner_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that owns the tables and runs the migrations."""
+        return self._role_urls("owner")
+
+    def reader_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that may only read."""
+        return self._role_urls("reader")
+
+    def monitor_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that may only look at the servers."""
+        return self._role_urls("monitor")
 
     @abstractmethod
     def admin_urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the role that migrates and verifies."""
+        """Return the URL of each node for the administrator."""
+
+    def environment(self) -> str:
+        """Return the settings that lead to this cluster, as lines of an environment file, passwords included."""
+        return as_environment(
+            nodes=self.urls(),
+            owner_nodes=self.owner_urls(),
+            admin_nodes=self.admin_urls(),
+            reader_nodes=self.reader_urls(),
+            monitor_nodes=self.monitor_urls(),
+        )
+
+    @abstractmethod
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        """Return the URL of each node for a role of the database."""
 
     def _write_env(self) -> None:
-        write_private(self.home / "env", as_environment(self.urls(), self.admin_urls()))
+        write_private(self.home / "env", self.environment())
 
     def _delete_files(self) -> None:
         """Delete all files in the cluster's folder, whoever wrote them, except the lock."""

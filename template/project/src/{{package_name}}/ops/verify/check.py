@@ -61,6 +61,8 @@ class CheckContext:
     """URL of each node for a role that may create schemas and read the state of replication."""
     seed: int
     """Seed of all random choices, to repeat a run."""
+    owner_urls: Mapping[str, URL] = field(kw_only=True)
+    """URL of each node for the role that owns the tables."""
     project: Path = Path()
     """Folder that contains `migrations`."""
     cluster: Cluster | None = None
@@ -69,20 +71,20 @@ class CheckContext:
     """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
 
     @property
-    def owner(self) -> str:
-        """The application's role, which owns its tables."""
+    def application(self) -> str:
+        """The application's role."""
         return next(iter(self.urls.values())).username or ""
 
     @cached_property
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch(topology, self.urls, self.owner, transaction_pooler=self.transaction_pooler)
+            return Scratch(topology, self.urls, self.application, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:
         """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
-        with connect_all(self.admin_urls, owner=self.owner) as connections:
+        with connect_all(self.admin_urls, pinned=True) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
             yield Topology(connections)
