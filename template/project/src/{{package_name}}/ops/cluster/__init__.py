@@ -5,6 +5,7 @@ containers. Both write the URLs of the nodes to `.cluster/env`, where the settin
 """
 
 import fcntl
+import hmac
 import os
 import pwd
 import stat
@@ -18,7 +19,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
 
-from ...settings import as_environment
+from ...settings import PREFIX, as_environment
 from ..base import OperationError
 
 HOME = Path(".cluster")
@@ -50,6 +51,9 @@ class Cluster(ABC):
 
     driver: ClassVar[str]
     """Name for `up --cluster`."""
+
+    secret_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of settings with secrets that the application needs beside its URLs."""
 
     def __init__(self, home: Path = HOME) -> None:
         self.home = home.resolve()
@@ -110,13 +114,19 @@ class Cluster(ABC):
 
     def environment(self) -> str:
         """Return the settings that lead to this cluster, as lines of an environment file, passwords included."""
-        return as_environment(
+        secrets = "".join(f'{PREFIX}{name.upper()}="{self.derived(name)}"\n' for name in self.secret_settings)
+        return secrets + as_environment(
             nodes=self.urls(),
             owner_nodes=self.owner_urls(),
             admin_nodes=self.admin_urls(),
             reader_nodes=self.reader_urls(),
             monitor_nodes=self.monitor_urls(),
         )
+
+    def derived(self, purpose: str) -> str:
+        """Return a secret for a purpose. It stays the same, because the administrator's password is its key."""
+        key = str(next(iter(self.admin_urls().values())).password or "")
+        return derive(key, purpose)
 
     @abstractmethod
     def _role_urls(self, role: str) -> dict[str, URL]:
@@ -139,6 +149,11 @@ class Cluster(ABC):
         with (self.home / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def derive(key: str, purpose: str) -> str:
+    """Return the secret that follows from a key for one purpose; the key does not follow from it."""
+    return hmac.new(key.encode(), purpose.encode(), "sha256").hexdigest()
 
 
 def write_private(path: Path, content: str, *, owner: pwd.struct_passwd | None = None) -> None:

@@ -5,7 +5,6 @@ disk.
 """
 
 import hashlib
-import hmac
 import json
 import os
 import pwd
@@ -26,7 +25,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL
 
 from ..privileges import privilege_statements
-from . import HOME, Cluster, ClusterError, NodeStatus, check_owner, write_private
+from . import HOME, Cluster, ClusterError, NodeStatus, check_owner, derive, write_private
 from .binaries import copy_binaries, find_binaries, major, server_user
 from .nodes import ANNOUNCEMENT, DATABASE, NODES, ROLES, Node, find_node, node_urls
 from .process import Process
@@ -70,7 +69,7 @@ class ClusterState:
         """Return the password of a role of the database; that of the superuser is the key to all others."""
         if role == "application":
             return self.application_password
-        return hmac.new(self.superuser_password.encode(), role.encode(), "sha256").hexdigest()
+        return derive(self.superuser_password, role)
 
     @property
     def owner(self) -> pwd.struct_passwd | None:
