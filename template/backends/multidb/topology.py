@@ -22,12 +22,12 @@ class Topology(BaseTopology):
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
+        owner_urls: Mapping[str, URL], *, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
         """Migrate the databases with a folder of their own in `migrations` to their newest revision."""
         from .histories import migrate
 
-        return migrate(admin_urls, owner=owner, on_step=on_step, wait=wait)
+        return migrate(owner_urls, on_step=on_step, wait=wait)
 
     @staticmethod
     def register_commands(app: Typer) -> None:

@@ -73,7 +73,8 @@ def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0)
     with database.engine_for().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for gid in connection.scalars(left, {"prefix": prefix, "age": older_than}).all():
             with suppress(DBAPIError):
-                connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
+                name = gid.replace("'", "''").replace("%", "%%")
+                connection.exec_driver_sql(f"ROLLBACK PREPARED '{name}'")
 
 
 def _clear(session: PinnedSession) -> None:
