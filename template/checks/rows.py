@@ -21,7 +21,7 @@ class RowsAreTheSame(Check):
         """Compare the rows of the tables that are not too large."""
         problems: list[str] = []
         rows: dict[str, int] = {}
-        with open_comparer(context.admin_urls, owner=context.owner, most=5) as comparer:
+        with open_comparer(context.owner_urls, context.admin_urls, most=5) as comparer:
             every = comparer.tables()
             large = [str(table) for table in every if table.estimate > self.MAX_ROWS]
             for table in every:

@@ -10,21 +10,19 @@ import typer
 from rich.markup import escape
 from sqlalchemy import URL
 
-from .connections import become_owner, connect_all
-from .console import configured_urls, out, talk
+from .connections import connect_all
+from .console import operations_urls, out, talk
 from .rows import Comparer, Comparison
 from .topology import Topology
 
 
 @contextmanager
-def open_comparer(admin_urls: Mapping[str, URL], *, owner: str, **options: Any) -> Iterator[Comparer]:
+def open_comparer(owner_urls: Mapping[str, URL], admin_urls: Mapping[str, URL], **options: Any) -> Iterator[Comparer]:
     """Connect to every node twice, to read tables as their owner and to see how far replication is."""
     with (
-        connect_all(admin_urls, statement_timeout=60, owner=owner) as readers,
-        connect_all(admin_urls, owner=owner) as watchers,
+        connect_all(owner_urls, statement_timeout=60) as readers,
+        connect_all(admin_urls, pinned=True) as watchers,
     ):
-        for reader in readers.values():
-            become_owner(reader)
         yield Comparer(readers, wait_for_catchup=Topology(watchers).wait_for_catchup, **options)
 
 
@@ -35,15 +33,14 @@ def diff(
     rate: Annotated[float, typer.Option(min=0, help="Rows a second to read on each node; 0: no limit.")] = 0,
 ) -> None:
     """Compare the rows of all nodes while writers go on. Exit 0: they are the same, 1: they differ, 2: not compared."""
-    urls, admin_urls = configured_urls()
-    owner = next(iter(urls.values())).username or ""
+    urls = operations_urls()
     results = []
     with talk.status("comparing") as status:
 
         def show(table: str, rows: int) -> None:
             status.update(f"comparing: {escape(table)}, {rows} rows")
 
-        with open_comparer(admin_urls, owner=owner, rate=rate, most=limit, on_rows=show) as comparer:
+        with open_comparer(urls.owner, urls.admin, rate=rate, most=limit, on_rows=show) as comparer:
             for table in comparer.tables(tables or ()):
                 results.append(comparer.compare(table))
                 if not as_json:
@@ -53,7 +50,7 @@ def diff(
     if as_json:
         print(json.dumps({"same": same, "tables": [asdict(result) for result in results]}, indent=2))
     else:
-        numbers = {"table": len(results), "row": sum(result.rows for result in results), "node": len(urls)}
+        numbers = {"table": len(results), "row": sum(result.rows for result in results), "node": len(urls.owner)}
         verdict = "[green]the same[/]" if same else "[red]not the same[/]"
         counts = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in numbers.items())
         talk.print(f"{verdict}: {counts}")

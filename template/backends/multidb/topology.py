@@ -10,7 +10,6 @@ from typer import Typer
 
 from ..db.twophase import PREFIX
 from .base import BaseTopology, Step
-from .connections import as_owner
 
 
 class Topology(BaseTopology):
@@ -29,18 +28,17 @@ class Topology(BaseTopology):
         """Drop schemas on every node, and roll back the transactions named after them, which lock their tables."""
         for schema in schemas:
             for connection in self.connections.values():
-                with as_owner(connection):
-                    roll_back_prepared(connection, f"{PREFIX}{schema}")
+                roll_back_prepared(connection, f"{PREFIX}{schema}")
         super().drop_schemas(*schemas)
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
+        owner_urls: Mapping[str, URL], *, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
         """Migrate the databases with a folder of their own in `migrations` to their newest revision."""
         from .histories import migrate
 
-        return migrate(admin_urls, owner=owner, on_step=on_step, wait=wait)
+        return migrate(owner_urls, on_step=on_step, wait=wait)
 
     @staticmethod
     def register_commands(app: Typer) -> None:
@@ -54,10 +52,10 @@ class Topology(BaseTopology):
 
 
 def roll_back_prepared(connection: Connection, prefix: str) -> None:
-    """Roll back the transactions that the present role has prepared under names with this prefix."""
+    """Roll back the transactions prepared under names with this prefix by this role or one that it is a member of."""
     left = text(
         "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts "
-        "WHERE database = current_database() AND owner = current_user AND starts_with(gid, :prefix)"
+        "WHERE database = current_database() AND pg_has_role(owner, 'MEMBER') AND starts_with(gid, :prefix)"
     )
     for statement in connection.scalars(left, {"prefix": prefix}).all():
         with suppress(DBAPIError):

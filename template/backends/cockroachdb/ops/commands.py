@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..settings import Settings
-from .console import configured_urls, talk
+from .console import operations_urls, talk
 
 DEPOSIT = 1000
 """Balance with which each account begins."""
@@ -42,7 +42,8 @@ def walk(
 
     chosen = secrets.randbelow(2**32) if seed is None else seed
     rng = random.Random(chosen)  # noqa: S311
-    context = CheckContext(*configured_urls(), chosen, transaction_pooler=Settings().transaction_pooler)
+    urls, pooler = operations_urls(), Settings().transaction_pooler
+    context = CheckContext(urls.application, urls.admin, chosen, owner_urls=urls.owner, transaction_pooler=pooler)
     with context.alone(), context.topology() as topology:
         scratch = context.scratch
         try:

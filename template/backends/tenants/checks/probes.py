@@ -10,7 +10,7 @@ from sqlalchemy import text
 from ....db import PinnedSession, RetryPolicy
 from ....db.tenants import Tenants
 from ....db.tenants.placement import Placement
-from ....db.tenants.registry import registry_url
+from ....db.tenants.registry import configured_secret, registry_url
 from ....settings import Settings
 from ...moving import undo
 from ...provisioning import TenantAdmin
@@ -26,7 +26,11 @@ def admin_of(context: CheckContext) -> TenantAdmin:
     settings = Settings()
     if settings.nodes and settings.urls() == dict(context.urls):
         return TenantAdmin.from_settings(settings, context.project)
-    return TenantAdmin(context.admin_urls, registry_url(context.admin_urls), context.owner, context.project)
+    return TenantAdmin(
+        *(context.admin_urls, registry_url(context.admin_urls), context.application, context.project),
+        owners=context.owner_urls,
+        secret=_secret(context),
+    )
 
 
 def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
@@ -36,7 +40,13 @@ def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
     url = registry_url(context.urls, settings.registry if is_configured else None)
     retry = RetryPolicy(attempts=1000, deadline=deadline)
     pooler = context.transaction_pooler
-    return Tenants(context.urls, url, retry=retry, application_name="verify", transaction_pooler=pooler)
+    secret = configured_secret(settings) if is_configured else _secret(context)
+    return Tenants(context.urls, url, secret=secret, retry=retry, application_name="verify", transaction_pooler=pooler)
+
+
+def _secret(context: CheckContext) -> str:
+    """Return a secret for the tenants of checks, where no setting has one: the application serves none of them."""
+    return str(next(iter(context.admin_urls.values())).password)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class EveryTenantHasTheSchema(Check):
         behind = [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in served if one.revision != head]
         sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
         for one in sample:
-            with admin.in_database(one.server, one.name) as connection:
+            with admin.as_owner(one.server, one.name) as connection:
                 version = version_of(connection)
             if version != one.revision and one.revision is not None:
                 behind.append(f"{one.name} is at {version}, and the registry says {one.revision}")

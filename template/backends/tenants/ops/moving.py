@@ -143,7 +143,7 @@ def _take_back(admin: TenantAdmin, registry: Connection, found: Placement) -> Pl
             run(connection, "DROP PUBLICATION IF EXISTS {}", PUBLICATION)
         if found.state is TenantState.ACTIVE:
             tenant_server.open_database(source, found.name)
-    taken = change(registry, found.name, target=None, target_password=None, left_on=found.target)
+    taken = change(registry, found.name, target=None, target_salt=None, left_on=found.target)
     try:
         return admin.remove_leftovers(registry, taken)
     except Unreachable:
@@ -205,26 +205,25 @@ class _Move:
     def copy(self) -> None:
         """Copy all rows to the target, and keep the copy up to date."""
         self.on_step("record")
-        password = secrets.token_urlsafe(24)
-        change(self.registry, self.name, target=self.target, target_password=password)
+        salt = secrets.token_urlsafe(24)
+        change(self.registry, self.name, target=self.target, target_salt=salt)
         self.on_step("create")
-        self._create_target(password)
+        self._create_target(salt)
         self.on_step("publish")
         conninfo = self._publish()
         self.on_step("copy")
         self._subscribe(conninfo)
 
-    def _create_target(self, password: str) -> None:
-        with self.admin.in_database(self.source, self.name) as here:
+    def _create_target(self, salt: str) -> None:
+        with self.admin.as_owner(self.source, self.name) as here:
             revision = version_of(here) or "base"
             schema = read_schema(here)
         with self.admin.on_server(self.target) as there:
-            tenant_server.create_role(there, self.name, password)
-            tenant_server.create_database(there, self.name)
+            self.admin.create(there, self.target, self.name, salt)
             if self.found.state is TenantState.SUSPENDED:
                 tenant_server.close_database(there, self.name)
         self.admin.migrate(self.target, self.name, revision)
-        with self.admin.in_database(self.target, self.name) as there:
+        with self.admin.as_owner(self.target, self.name) as there:
             if unlike := differences({self.source: schema, self.target: read_schema(there)}):
                 raise TenantError(f"its schema is not the one that the migrations make: {'; '.join(unlike[:5])}")
             # The copy brings what migrations inserted.
@@ -272,8 +271,7 @@ class _Move:
 
     def switch(self) -> float:
         """Make the target the tenant's place; return the seconds for which writers waited."""
-        url = self.admin.database_url(self.source, self.name)
-        engine = engine_for(url, statement_timeout=0, owner=database_of(self.name))
+        engine = engine_for(self.admin.owner_url(self.source, self.name), statement_timeout=0)
         with self.admin.in_database(self.source, self.name) as here:
             self._wait_for_catchup(here, timeout=CATCHUP_TIMEOUT)
             for _ in range(SWITCH_ATTEMPTS):
@@ -306,14 +304,14 @@ class _Move:
             raise TenantError(f"{', '.join(late)} was made while it was being copied: move it again")
         # Replication leaves sequences alone.
         if sequences := here.execute(text(_SEQUENCES)).all():
-            with self.admin.in_database(self.target, self.name) as there:
+            with self.admin.as_owner(self.target, self.name) as there:
                 for sequence in sequences:
                     there.execute(text("SELECT setval(CAST(:name AS regclass), :value)"), sequence._asdict())
         self.on_step("close")
         tenant_server.close_database(here, self.name)
         self.on_step("switch")
-        place = {"server": self.target, "password": tenant.c.target_password, "left_on": self.source}
-        change(self.registry, self.name, **place, target=None, target_password=None, epoch=epochs.next_value())
+        place = {"server": self.target, "salt": tenant.c.target_salt, "left_on": self.source}
+        change(self.registry, self.name, **place, target=None, target_salt=None, epoch=epochs.next_value())
         self.is_decided = True
 
     def clean(self) -> None:

@@ -65,7 +65,8 @@ class Link:
 class BaseTopology:
     """Independent servers: no links, and nothing to wait for.
 
-    The connections, one per node, are in autocommit, for a role that may change the schema. Methods that look at links
+    The connections, one per node, are in autocommit, for an administrator: they read and change the state of the nodes
+    and of their links, and nothing that the owner of the tables or the application defines. Methods that look at links
     raise TopologyError if a link does not work.
     """
 
@@ -195,7 +196,7 @@ class BaseTopology:
         """Raise MigrationError to refuse a revision, run or undone, before any revision runs."""
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
-        """Prepare the connection that one revision runs on, before its first transaction."""
+        """Prepare the connection, of the tables' owner, that one revision runs on, before its first transaction."""
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run`, which runs one revision on `node`; call it again after an error that this may follow."""
@@ -208,7 +209,7 @@ class BaseTopology:
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
+        owner_urls: Mapping[str, URL], *, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
         """Migrate the databases that do not hold the models' tables; return the revision of each by its name.
 

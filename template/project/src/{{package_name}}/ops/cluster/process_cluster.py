@@ -24,9 +24,10 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import URL
 
-from . import HOME, Cluster, ClusterError, NodeState, NodeStatus, check_owner, write_private
+from ..privileges import privilege_statements
+from . import HOME, Cluster, ClusterError, NodeState, NodeStatus, check_owner, derive, write_private
 from .binaries import copy_binaries, find_binaries, major, server_user
-from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node, node_urls
+from .nodes import ANNOUNCEMENT, DATABASE, NODES, ROLES, Node, find_node, node_urls
 from .process import Process
 from .server import Server
 
@@ -63,6 +64,12 @@ class ClusterState:
     application_password: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     ports: dict[str, int] = field(default_factory=dict)
     wired: bool = False
+
+    def password_of(self, role: str) -> str:
+        """Return the password of a role of the database; that of the superuser is the key to all others."""
+        if role == "application":
+            return self.application_password
+        return derive(self.superuser_password, role)
 
     @property
     def owner(self) -> pwd.struct_passwd | None:
@@ -142,15 +149,14 @@ class ProcessCluster(Cluster):
             self._start(state, self._not_ready(state, [find_node(name)]))
             self._write_env()
 
-    def urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the application's role."""
-        state = self._existing()
-        return node_urls(state.ports, DATABASE, state.application_password)
-
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the superuser."""
         state = self._existing()
         return node_urls(state.ports, SUPERUSER, state.superuser_password)
+
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        state = self._existing()
+        return node_urls(state.ports, ROLES[role], state.password_of(role))
 
     # Hooks
 
@@ -281,19 +287,26 @@ class ProcessCluster(Cluster):
         return f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}-"
 
     def _initialize(self, state: ClusterState, node: Node) -> None:
-        """Create a server with the application's role and database, and stop it."""
+        """Create a server with the database and its roles, and stop it."""
         server = self._server(state, node)
         server.initialize(superuser=SUPERUSER, password=state.superuser_password)
         self._start(state, [node])
         with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
-            role = sql.Identifier(DATABASE)
-            # The verifier of the password, because statements appear in the log and in pg_stat_activity.
-            secret = state.application_password.encode()
-            verifier = connection.pgconn.encrypt_password(secret, DATABASE.encode(), b"scram-sha-256").decode()
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(verifier)))
-            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+            # By default every role may connect to every database.
+            connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
+            for role, name in ROLES.items():
+                # A verifier, because a server logs the statements that fail.
+                password, user = state.password_of(role).encode(), name.encode()
+                verifier = connection.pgconn.encrypt_password(password, user, b"scram-sha-256").decode()
+                create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(verifier))
+                connection.execute(create)
+            connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(ROLES["monitor"])))
+            names = map(sql.Identifier, (DATABASE, ROLES["owner"]))
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
         with psycopg.connect(self._dsn(state, node), autocommit=True) as connection:
             self._prepare(connection)
+            for statement in privilege_statements(database=DATABASE, **ROLES):
+                connection.execute(statement.encode())
         self._stop(state, [node], signal.SIGINT)
 
     def _server(self, state: ClusterState, node: Node) -> Server:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from ...db.retry import first_line, sqlstate_of
 from ..base import TopologyError
 from ..cluster import Cluster
-from ..connections import Unreachable, as_owner, connect_all
+from ..connections import Unreachable, connect_all
 from ..migrate import scratch_schemas
 from ..topology import Topology
 from .scratch import Scratch
@@ -64,6 +64,8 @@ class CheckContext:
     """URL of each node for a role that may create schemas and read the state of replication."""
     seed: int
     """Seed of all random choices, to repeat a run."""
+    owner_urls: Mapping[str, URL] = field(kw_only=True)
+    """URL of each node for the role that owns the tables."""
     project: Path = Path()
     """Folder that contains `migrations`."""
     cluster: Cluster | None = None
@@ -72,31 +74,31 @@ class CheckContext:
     """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
 
     @property
-    def owner(self) -> str:
-        """The application's role, which owns its tables."""
+    def application(self) -> str:
+        """The application's role."""
         return next(iter(self.urls.values())).username or ""
 
     @cached_property
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch(topology, self.urls, self.owner, transaction_pooler=self.transaction_pooler)
+            return Scratch(topology, self.urls, self.application, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:
         """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
-        with connect_all(self.admin_urls, owner=self.owner) as connections:
+        with connect_all(self.admin_urls, pinned=True) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
             yield Topology(connections)
 
     @contextmanager
     def on_scratch(self) -> Iterator[Topology]:
-        """Connect to every node with the rights of the application's role, for queries of scratch tables."""
-        with self.topology(**self.scratch.options) as topology, ExitStack() as roles:
-            for connection in topology.connections.values():
-                roles.enter_context(as_owner(connection))
-            yield topology
+        """Connect to every node as the application's role, for queries of scratch tables."""
+        with connect_all(self.urls, transaction_pooler=self.transaction_pooler) as connections:
+            for connection in connections.values():
+                connection.execution_options(**self.scratch.options)
+            yield Topology(connections)
 
     @contextmanager
     def alone(self, *, wait: float = 120.0) -> Iterator[None]:

@@ -15,8 +15,8 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
 from ...db.errors import DistributedSQLError
 from ...db.retry import first_line
-from ..connections import as_owner
 from ..migrate import SCRATCH_PREFIX
+from ..privileges import quoted
 from ..topology import Topology
 
 DDL_WAIT = 3.0
@@ -39,9 +39,9 @@ class Entry(PrimaryKeyMixin, Base):
 class Scratch:
     """The scratch schema, which exists on every node, and a Database that writes to it."""
 
-    def __init__(self, topology: Topology, urls: Mapping[str, URL], owner: str, *, transaction_pooler: bool) -> None:
-        """Create the schema for the role `owner` to use. Every link has to work."""
-        self.owner = owner
+    def __init__(self, topology: Topology, urls: Mapping[str, URL], user: str, *, transaction_pooler: bool) -> None:
+        """Create the schema for the role `user`. Every link has to work."""
+        self.user = user
         self.schema = f"{SCRATCH_PREFIX}{int(time.time())}_{secrets.token_hex(3)}"
         self.options = {"schema_translate_map": {None: self.schema}}
         """Execution options that put the tables without a schema into this one."""
@@ -57,9 +57,7 @@ class Scratch:
                     self.create_tables(topology.connections[node], Base.metadata)
                 topology.wait_for_ddl()
                 for node in topology.writers():
-                    number = topology.node_number(node)
-                    with as_owner(topology.connections[node]):
-                        keys.set_sequence_node(topology.connections[node], number)
+                    keys.set_sequence_node(topology.connections[node], topology.node_number(node))
             except BaseException:
                 # No row was written, so none can still be on its way to a table that is gone.
                 for node in nodes:
@@ -73,16 +71,16 @@ class Scratch:
             topology.drop_schemas(self.schema)
 
     def create_tables(self, connection: Connection, *models: MetaData) -> None:
-        """Create tables in the schema, for the application's role to use."""
+        """Create tables in the schema, for the application's role."""
         for metadata in models:
             metadata.create_all(connection.execution_options(**self.options))
-        if connection.engine.url.username != self.owner:
-            owner = connection.dialect.identifier_preparer.quote(self.owner)
-            # No triggers: an administrator's session that writes a row would run them.
-            rows = "SELECT, INSERT, UPDATE, DELETE"
-            grants = {"ALL TABLES IN SCHEMA": rows, "ALL SEQUENCES IN SCHEMA": "ALL", "SCHEMA": "USAGE"}
-            for kind, rights in grants.items():
-                connection.exec_driver_sql(f"GRANT {rights} ON {kind} {self.schema} TO {owner}")
+        user = quoted(self.user)
+        for privileges in (
+            "USAGE ON SCHEMA",
+            "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA",
+            "SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA",
+        ):
+            connection.exec_driver_sql(f"GRANT {privileges} {self.schema} TO {user}")
 
 
 def add_entries(session: PinnedSession, owner: str, count: int = 1) -> list[Key]:

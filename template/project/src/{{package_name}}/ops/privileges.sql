@@ -1,0 +1,23 @@
+-- What each role may do in one database. A superuser runs it there, once; it may run again. Variables of psql: database,
+-- and the roles owner, application, reader and monitor.
+
+-- By default every role of a server may connect to every database, and make temporary objects in it.
+REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"database" TO :"application";
+GRANT CONNECT ON DATABASE :"database" TO :"reader";
+GRANT CONNECT ON DATABASE :"database" TO :"monitor";
+
+-- What is there.
+GRANT USAGE ON SCHEMA public TO :"application";
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO :"application";
+GRANT SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA public TO :"application";
+GRANT USAGE ON SCHEMA public TO :"reader";
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO :"reader";
+
+-- What the owner is going to make. UPDATE of a sequence: a bulk load raises it above the keys that its rows bring.
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" GRANT USAGE ON SCHEMAS TO :"application";
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO :"application";
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" GRANT SELECT, USAGE, UPDATE ON SEQUENCES TO :"application";
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" GRANT USAGE ON SCHEMAS TO :"reader";
+ALTER DEFAULT PRIVILEGES FOR ROLE :"owner" GRANT SELECT ON TABLES TO :"reader";
