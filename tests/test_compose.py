@@ -222,6 +222,17 @@ def test_a_login_inside_a_container_needs_a_password(project: Project) -> None:
     assert given.stdout.split() == ["peer", "scram-sha-256"]
 
 
+def test_the_container_that_watches_links_can_log_in_as_the_monitor_only(project: Project) -> None:
+    inside = ("docker", "compose", "exec", "-T", "mesh", "bash", "-c")
+    if "mesh:" not in (project.folder / "compose.yaml").read_text():
+        pytest.skip("no container watches links here")
+    logins = project.call(*inside, "cat /job/*pass*").stdout.split()
+    assert [login.split(":")[3] for login in logins] == ["shop_monitor"]
+    query = "SELECT count(*) FROM pg_authid"
+    refused = project.call(*inside, f'psql -w -h {project.nodes[0]} -U "$MONITOR" -c "{query}"')
+    assert "permission denied" in refused.stderr
+
+
 def test_up_leaves_alone_what_runs(project: Project) -> None:
     containers = ("docker", "compose", "ps", "--quiet", *project.nodes)
     before = project.call(*containers).stdout

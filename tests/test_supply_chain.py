@@ -122,6 +122,14 @@ def test_a_bot_can_read_the_image(rendered: Callable[[str], Path]) -> None:
         assert re.fullmatch(r"\$\{([^}:]+)(?::-([^}]+))?\}", service["image"])[2] == image  # type: ignore[index]
 
 
+def test_a_promise_names_tests_that_exist() -> None:
+    promised = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
+    folders = [ROOT / "tests", ROOT / "template"]
+    text = "".join(path.read_text() for folder in folders for path in folder.rglob("test_*.py*"))
+    assert len(promised) > 10
+    assert [name for name in promised if f"def {name}(" not in text] == []
+
+
 # The tools, where they are installed; CI always runs them
 
 
