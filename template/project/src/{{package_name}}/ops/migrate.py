@@ -153,7 +153,7 @@ def run_environment(*tables: MetaData) -> None:
 
 
 def scratch_schemas(topology: Topology) -> list[str]:
-    """Return the schemas of `verify`. What a killed run has left can be on some nodes only, and stops a migration."""
+    """Return the schemas of `verify`. One of a killed run can be on some nodes only, which stops a migration."""
     names = text("SELECT nspname FROM pg_namespace")
     found = {name for node in topology.ddl_nodes() for name in topology.connections[node].scalars(names)}
     return sorted(name for name in found if re.fullmatch(rf"{SCRATCH_PREFIX}\d+_[0-9a-f]+", name))
