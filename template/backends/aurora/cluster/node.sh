@@ -185,6 +185,6 @@ elif [[ $writer ]] && has_diverged; then
 fi
 
 # synchronous_standby_names is set only here, because commits then wait for readers, and there are none while the first
-# database is created. A reader reads its password from PGPASSFILE.
-export PGPASSFILE=/setup/pgpass
+# database is created. A reader reads its password from PGPASSFILE, and only a server that knows it gets an answer.
+export PGPASSFILE=/setup/pgpass PGREQUIREAUTH=scram-sha-256
 exec postgres -D "$data" -c cluster_name="$HOSTNAME" -c synchronous_standby_names="$SYNCHRONOUS_STANDBY_NAMES"

@@ -30,7 +30,7 @@ class Unreachable(OperationError):
 def unlogged(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Open a transaction whose statements, which hold a password, appear in no log and in no view of the server.
 
-    What the role may not set stays as it is; a superuser may set everything.
+    A superuser may set all of these settings; another role only those that were granted to it.
     """
     with connection.transaction():
         connection.execute(_UNLOGGED)

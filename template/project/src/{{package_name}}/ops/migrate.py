@@ -1,6 +1,7 @@
 """Run the migrations on every node that needs them, and prove that all nodes agree afterwards."""
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.exc import DBAPIError
 
 from ..db import keys
+from ..db.retry import sqlstate_of
 from ..settings import Settings
 from ..urls import URL_SCHEME
 from . import PROGRAM
@@ -102,7 +104,7 @@ def migrate(
         with topology.migration_lock(wait=wait):
             with ExitStack() as unused:
                 if topology.try_lock(unused, "verify") is None and (left := scratch_schemas(topology)):
-                    topology.drop_schemas(*left)
+                    drop_scratch(topology, left)
             topology.wait_for_catchup()
             try:
                 scripts = ScriptDirectory.from_config(config)
@@ -155,10 +157,22 @@ def run_environment(*tables: MetaData) -> None:
 
 
 def scratch_schemas(topology: Topology) -> list[str]:
-    """Return the schemas of `verify`. What a killed run has left can be on some nodes only, and stops a migration."""
+    """Return the schemas of `verify`. One of a killed run can be on some nodes only, which stops a migration."""
     names = text("SELECT nspname FROM pg_namespace")
     found = {name for node in topology.ddl_nodes() for name in topology.connections[node].scalars(names)}
     return sorted(name for name in found if re.fullmatch(rf"{SCRATCH_PREFIX}\d+_[0-9a-f]+", name))
+
+
+def drop_scratch(topology: Topology, schemas: Sequence[str]) -> None:
+    """Drop schemas of killed runs of `verify`; the caller has both locks."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return topology.drop_schemas(*schemas)
+        except DBAPIError as error:
+            # A session of the killed run ends with its present statement.
+            if sqlstate_of(error) != "55P03" or time.monotonic() > deadline:
+                raise
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:

@@ -20,7 +20,7 @@ from ...db.retry import first_line, sqlstate_of
 from ..base import TopologyError
 from ..cluster import Cluster
 from ..connections import Unreachable, connect_all
-from ..migrate import scratch_schemas
+from ..migrate import drop_scratch, scratch_schemas
 from ..topology import Topology
 from .scratch import Scratch
 
@@ -117,7 +117,7 @@ class CheckContext:
                 held.enter_context(topology.verify_lock(wait=wait))
                 if left := scratch_schemas(topology):
                     with topology.migration_lock(wait=wait):
-                        topology.drop_schemas(*left)
+                        drop_scratch(topology, left)
             yield
 
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
