@@ -69,7 +69,7 @@ class NativeCluster(ProcessCluster):
 
     @abstractmethod
     def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
-        """Give the roles of the application and of the operations their passwords and rights."""
+        """Create the roles of the database and of the operations, with their passwords and rights."""
 
     @abstractmethod
     def _health(self, port: int) -> int:
@@ -143,7 +143,6 @@ class NativeCluster(ProcessCluster):
             # A cluster that only this machine sees has nothing to report to its vendor.
             connection.execute("SET CLUSTER SETTING diagnostics.reporting.enabled = false")
             connection.execute(sql.SQL("CREATE DATABASE IF NOT EXISTS {}").format(name))
-            connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(name))
             self._grant(connection, state)
 
     def _wait_until_ready(self, state: ClusterState, nodes: Sequence[Node]) -> None:

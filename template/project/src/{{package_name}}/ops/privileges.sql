@@ -4,6 +4,7 @@
 -- By default every role of a server may connect to every database, and make temporary objects in it.
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT ALL ON SCHEMA public TO :"owner";
 GRANT CONNECT ON DATABASE :"database" TO :"application";
 GRANT CONNECT ON DATABASE :"database" TO :"reader";
 GRANT CONNECT ON DATABASE :"database" TO :"monitor";
