@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, nodes, readers, replication, routing
+from . import concurrency, nodes, privileges, readers, replication, routing
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     routing.ReadersRefuseWrites,
     routing.NobodyMissesTheirOwnWrites,
     nodes.SchemaIsTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
