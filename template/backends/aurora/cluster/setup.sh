@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies the files of cluster/ and the passwords of .secrets/ to a folder that the servers' user may read, and writes
+# Copies the files of cluster/, the privileges of the roles and the passwords of .secrets/ to a folder that the servers' user may read, and writes
 # libpq's password file.
 set -euo pipefail
 
@@ -9,7 +9,7 @@ publish() { # NAME, with the content on standard input
   mv --force "/setup/.$1" "/setup/$1"
 }
 
-for file in /cluster/* /run/secrets/*; do
+for file in /cluster/* /privileges.sql /run/secrets/*; do
   publish "${file##*/}" <"$file"
 done
 

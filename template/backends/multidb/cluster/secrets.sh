@@ -8,7 +8,7 @@ publish() { # FILE FOLDER
   mv --force "$2/.${1##*/}" "$2/${1##*/}"
 }
 
-for file in /run/secrets/*; do
+for file in /run/secrets/* /privileges.sql; do
   publish "$file" /run/passwords
 done
 publish /cluster/roles.sql /init

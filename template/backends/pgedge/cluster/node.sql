@@ -1,22 +1,44 @@
 -- Prepares a node before it is linked: roles, extensions, its number, its name in the mesh.
 -- Runs on every node at each `up`, and changes only what is missing. Variables of psql: node, number, dsn.
 
--- Statements that fail are logged, and two of these contain a password.
+-- Statements that fail are logged, and some of these contain a password.
 SET log_min_error_statement = 'panic';
 
 \set application_password `cat /run/secrets/app_password`
+\set owner_password `cat /run/secrets/owner_password`
+\set reader_password `cat /run/secrets/reader_password`
+\set monitor_password `cat /run/secrets/monitor_password`
 \set replication_password `cat /run/secrets/replication_password`
 
--- The role of the application owns its database and nothing else. Links log in as `replication`.
+\set database :DBNAME
+\set application :DBNAME
+\set owner :DBNAME _owner
+\set reader :DBNAME _reader
+\set monitor :DBNAME _monitor
+
+-- Links log in as `replication`.
 SELECT format('CREATE ROLE %I LOGIN %s', role, attributes)
-FROM (VALUES (:'DBNAME', ''), ('replication', 'REPLICATION')) AS wanted (role, attributes)
+FROM (VALUES (:'application', ''), (:'owner', ''), (:'reader', ''), (:'monitor', 'IN ROLE pg_monitor'),
+             ('replication', 'REPLICATION')) AS wanted (role, attributes)
 WHERE role NOT IN (SELECT rolname FROM pg_roles)
 \gexec
-ALTER ROLE :"DBNAME" PASSWORD :'application_password';
+ALTER ROLE :"application" PASSWORD :'application_password';
+ALTER ROLE :"owner" PASSWORD :'owner_password';
+ALTER ROLE :"reader" PASSWORD :'reader_password';
+ALTER ROLE :"monitor" PASSWORD :'monitor_password';
 ALTER ROLE "replication" PASSWORD :'replication_password';
-ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";
 
 RESET log_min_error_statement;
+
+ALTER DATABASE :"database" OWNER TO :"owner";
+REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"database" TO "replication";
+\i /privileges.sql
+
+-- Without DDL replication a revision runs on every node, and keeps its entry in Alembic's table there.
+GRANT EXECUTE ON FUNCTION
+  pg_replication_origin_create(text), pg_replication_origin_oid(text), pg_replication_origin_session_setup(text)
+  TO :"owner";
 
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;

@@ -8,8 +8,8 @@ publish() { # NAME, with the content on standard input
   mv --force "/secrets/.$1" "/secrets/$1"
 }
 
-for name in admin_password app_password replication_password; do
-  publish "$name" <"/run/secrets/$name"
+for role in admin app owner reader monitor replication; do
+  publish "${role}_password" <"/run/secrets/${role}_password"
 done
 
 for role in admin replication; do

@@ -12,5 +12,8 @@ for file in /run/secrets/* /cluster/roles.sql; do
   publish "${file##*/}" <"$file"
 done
 
+# Under a name that the image does not run by itself.
+publish privileges </privileges.sql
+
 # A new volume belongs to root.
 chown postgres /data/*
