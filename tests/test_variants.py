@@ -85,12 +85,15 @@ FILES = """
     src/shop/ops/console.py
     src/shop/ops/file_reader.py
     src/shop/ops/migrate.py
+    src/shop/ops/privileges.py
+    src/shop/ops/privileges.sql
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py
     src/shop/ops/verify/checks/__init__.py
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
+    src/shop/ops/verify/checks/privileges.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
@@ -127,6 +130,7 @@ FILES = """
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
+    tests/runtime/test_privileges.py
     tests/runtime/test_reading.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py

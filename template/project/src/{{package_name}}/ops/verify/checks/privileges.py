@@ -157,7 +157,8 @@ _ATTRIBUTES = """
 
 _MEMBERS = """
     SELECT rolname::text FROM pg_roles
-    WHERE rolname = ANY(CAST(:names AS text[])) AND NOT rolsuper AND pg_has_role(rolname, CAST(:owner AS name), 'MEMBER')
+    WHERE rolname = ANY(CAST(:names AS text[])) AND NOT rolsuper
+      AND pg_has_role(rolname, CAST(:owner AS name), 'MEMBER')
 """
 
 _OWNED = """
