@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Copies the files of cluster/, the privileges of the roles and the passwords of .secrets/ to a folder that the servers' user may read, and writes
-# libpq's password file.
+# Copies the files of cluster/, the privileges of the roles and the passwords of .secrets/ to a folder that the
+# servers' user may read, and writes libpq's password file.
 set -euo pipefail
 
 # Replaces a file of the servers' user atomically, because readers read the password file whenever they connect.
