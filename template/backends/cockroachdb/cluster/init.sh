@@ -48,7 +48,8 @@ literal() { # VALUE
     printf 'GRANT admin TO operations;\n'
     printf 'GRANT SYSTEM VIEWACTIVITYREDACTED, VIEWCLUSTERMETADATA TO "%s_monitor";\n' "$DATABASE"
     printf 'ALTER DATABASE "%s" OWNER TO "%s_owner";\nUSE "%s";\n' "$DATABASE" "$DATABASE" "$DATABASE"
-    sed -e "s/:\"\(database\|application\)\"/\"$DATABASE\"/g" -e "s/:\"\([a-z]*\)\"/\"${DATABASE}_\1\"/g" /privileges.sql
+    sed -e "s/:\"\(database\|application\)\"/\"$DATABASE\"/g" \
+      -e "s/:\"\([a-z]*\)\"/\"${DATABASE}_\1\"/g" /privileges.sql
   fi
   if [ -n "${COCKROACH_LICENSE:-}" ]; then
     printf 'SET CLUSTER SETTING cluster.organization = %s;\n' "$(literal "${COCKROACH_ORGANIZATION:-}")"

@@ -101,7 +101,7 @@ def compare(connection: Connection, roles: Mapping[str, str]) -> tuple[list[str]
         for role, holder in named.items():
             who = "PUBLIC" if role == "public" else quoted(holder)
             rights, has = RIGHTS[rule].get(role, {}), held.get(holder, set())
-            # What everybody has is taken from everybody.
+            # A privilege of PUBLIC is reported once, for PUBLIC.
             everybody = held.get("public", set()) if role != "public" else set()
             for privilege in sorted(has - rights.keys() - everybody):
                 mend = f"REVOKE {privilege} ON {kind} {name} FROM {who}"
