@@ -8,6 +8,7 @@ ALL: tuple[type[Check], ...] = (
     registry.ServersAreSetUp,
     registry.TheRegistryIsTrue,
     registry.EveryTenantHasTheSchema,
+    registry.EveryTenantHasItsPrivileges,
     isolation.TenantsAreKeptApart,
     availability.AMoveLosesNothing,
     nodes.SchemaIsTheSame,
