@@ -86,12 +86,15 @@ FILES = """
     src/shop/ops/console.py
     src/shop/ops/file_reader.py
     src/shop/ops/migrate.py
+    src/shop/ops/privileges.py
+    src/shop/ops/privileges.sql
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py
     src/shop/ops/verify/checks/__init__.py
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
+    src/shop/ops/verify/checks/privileges.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
@@ -111,6 +114,7 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/models.py
+    tests/runtime/privilege_additions.py
     tests/runtime/processes.py
     tests/runtime/project/__init__.py
     tests/runtime/project/alembic.ini
@@ -128,6 +132,7 @@ FILES = """
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
+    tests/runtime/test_privileges.py
     tests/runtime/test_reading.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py

@@ -31,7 +31,7 @@ class BackendSettings(BaseSettings):
     tenant_secret: SecretStr | None = None
     """Secret from which the passwords of the tenants' roles are derived; the registry has none of them."""
     tenant_connections: PositiveInt = 50
-    """Connections that one tenant may have on its server, of all processes: half of what PostgreSQL takes by default."""
+    """Connections that one tenant may have on its server, of all processes: half of PostgreSQL's default limit."""
     server_connections: PositiveInt = 20
     """Connections of one process to each server, however many tenants are there."""
     open_tenants: PositiveInt = 500

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Copies the files of cluster/ and the passwords of .secrets/ to folders that the servers' user may read, and writes
-# libpq's password file. The passwords of the roles go to a folder of their own, because one node creates the roles.
+# Copies the files of cluster/, the privileges of the roles and the passwords of .secrets/ to folders that the servers'
+# user may read, and writes libpq's password file. The passwords have a folder of their own, because one node creates
+# the roles.
 set -euo pipefail
 
 # Replaces a file of the servers' user atomically, because readers read the password file whenever they connect.
@@ -9,7 +10,7 @@ publish() { # PATH, with the content on standard input
   mv --force "$1.new" "$1"
 }
 
-for file in /cluster/*; do
+for file in /cluster/* /privileges.sql; do
   publish "/setup/${file##*/}" <"$file"
 done
 for file in /run/secrets/*; do

@@ -69,7 +69,7 @@ class NativeCluster(ProcessCluster):
 
     @abstractmethod
     def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
-        """Give the roles of the application and of the operations their passwords and rights."""
+        """Create the roles of the database and of the operations, with their passwords and rights."""
 
     @abstractmethod
     def _health(self, port: int) -> int:
@@ -145,7 +145,6 @@ class NativeCluster(ProcessCluster):
                 sql.SQL("SET CLUSTER SETTING diagnostics.reporting.enabled = {}").format(sql.Literal(reports))
             )
             connection.execute(sql.SQL("CREATE DATABASE IF NOT EXISTS {}").format(name))
-            connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(name))
             self._grant(connection, state)
             if license_key := os.environ.get("COCKROACH_LICENSE"):
                 for setting, value in (

@@ -9,7 +9,7 @@ publish() { # PATH, with the content on standard input
   mv --force "$1.new" "$1"
 }
 
-for file in /run/secrets/*; do
+for file in /run/secrets/* /privileges.sql; do
   publish "/run/passwords/${file##*/}" <"$file"
 done
 publish /init/roles.sql </cluster/roles.sql

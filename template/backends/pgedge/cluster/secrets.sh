@@ -20,11 +20,11 @@ login replication replication_password | publish nodes/pgpass
 printf '%s\n' 'local all admin peer map=node' 'host all all all scram-sha-256' | publish nodes/pg_hba.conf
 echo 'node postgres admin' | publish nodes/pg_ident.conf
 
-for name in app_password monitor_password replication_password; do
+for name in {app,owner,reader,monitor,replication}_password; do
   publish "wire/$name" <"/run/secrets/$name"
 done
-for file in links.sh node.sql wire.sh; do
-  publish "wire/$file" <"/cluster/$file"
+for file in /cluster/{links.sh,node.sql,wire.sh} /privileges.sql; do
+  publish "wire/${file##*/}" <"$file"
 done
 { login admin admin_password && login "$MONITOR" monitor_password; } | publish wire/pgpass
 

@@ -16,6 +16,8 @@ done
 # Over the socket only the servers' user is let in, which could read the data anyway; over the network, passwords.
 printf '%s\n' 'local all admin peer map=node' 'host all all all scram-sha-256' | publish pg_hba.conf
 echo 'node postgres admin' | publish pg_ident.conf
+# Under a name that the image does not run by itself.
+publish privileges </privileges.sql
 
 # A new volume belongs to root.
 chown postgres /data/*

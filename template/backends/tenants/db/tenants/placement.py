@@ -47,7 +47,7 @@ def database_of(name: str) -> str:
 
 
 def password_of(name: str, salt: str, secret: str) -> str:
-    """Return the password of a tenant's role. Whoever reads the registry has its salt, and not the secret.
+    """Return the password of a tenant's role. The registry stores the salt, and not the secret.
 
     Args:
         name: name of the tenant.

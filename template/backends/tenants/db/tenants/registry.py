@@ -1,7 +1,8 @@
 """The registry, a small database of its own: which server holds which tenant, and in which state.
 
-The application's role may only read it; `tenants …` changes it. It holds no passwords. A process asks once per tenant and keeps the answer.
-An old answer does no harm: a database that left a server refuses its former login, and the process asks again.
+The application's role may only read it; `tenants …` changes it. It holds no passwords. A process asks once per tenant
+and keeps the answer. An old answer does no harm: a database that left a server refuses its former login, and the
+process asks again.
 """
 
 import re
