@@ -37,19 +37,19 @@ def quoted(name: str) -> str:
 
 
 def protect_version_table(connection: Connection) -> None:
-    """Take every write on the table of revisions from all roles but its owner, who has the connection."""
+    """Take all but SELECT on the table of revisions from every role but its owner, who has the connection."""
     if connection.dialect.driver != "psycopg":
         return
-    for grantee in connection.scalars(text(_WRITERS), {"table": VERSION_TABLE}).all():
+    for grantee, privilege in connection.execute(text(_GRANTED), {"table": VERSION_TABLE}).all():
         role = grantee if grantee == "PUBLIC" else quoted(grantee)
-        connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON {VERSION_TABLE} FROM {role}")
+        connection.exec_driver_sql(f"REVOKE {privilege} ON {VERSION_TABLE} FROM {role}")
 
 
 _VARIABLE = re.compile(r':"(\w+)"')
 
 # Some servers list the rights of those who may do everything as grants; nobody can take them away.
-_WRITERS = """
-    SELECT DISTINCT grantee FROM information_schema.table_privileges
+_GRANTED = """
+    SELECT grantee, privilege_type FROM information_schema.table_privileges
     WHERE table_schema = current_schema() AND table_name = :table
-      AND privilege_type IN ('INSERT', 'UPDATE', 'DELETE') AND grantee NOT IN (current_user, 'admin', 'root')
+      AND privilege_type <> 'SELECT' AND grantee NOT IN (current_user, 'admin', 'root')
 """
