@@ -41,7 +41,7 @@ class RouteOptions(BaseRouteOptions, total=False):
     """Read the database as it was about five seconds ago: the nearest replica answers, without waiting for writers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Route(BaseRoute):
     """Options in force for a unit of work; see `RouteOptions`."""
 

@@ -13,6 +13,7 @@ from itertools import permutations
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from typer import Typer
 
 from .base import BaseTopology, Changes, Link, TopologyError
 
@@ -146,6 +147,13 @@ class Topology(BaseTopology):
         """Keep a revision that runs on every node, and its entry in Alembic's table, from being replicated."""
         if len(self.revision_nodes(changes)) > 1:
             mark_as_local(connection)
+
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the command that compares rows."""
+        from .diff import diff
+
+        app.command()(diff)
 
     def _drain(self, schema: str) -> None:
         """Wait until every change to the tables of a schema has arrived, deleting the rows that block one.

@@ -240,7 +240,12 @@ class ProcessCluster(Cluster):
             state = ClusterState(tempfile.mkdtemp(prefix=self._prefix, dir=self._run_dir), user.pw_name)
             os.chown(state.folder, user.pw_uid, user.pw_gid)
         self._save(state)
-        state.program = str(self._find_program(state))
+        try:
+            state.program = str(self._find_program(state))
+        except ClusterError:
+            self._delete_data()
+            self._delete_files()
+            raise
         return state
 
     def _delete_data(self) -> None:
