@@ -25,7 +25,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # forks and full pools, 6434 and 8425 before those on who reads what the application owns, who owns the
 # folders of a cluster, and what a revision may state; 6882 and 8883 before servers were verified,
 # `verify` was locked, and clusters of other users and paused nodes were refused.
-LINES = {"pgedge": 7103, "tenants": 9132}
+LINES = {"pgedge": 7117, "tenants": 9146}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 
