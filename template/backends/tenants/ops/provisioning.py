@@ -95,8 +95,8 @@ class TenantAdmin:
                 raise
         name = self.registry.database or ""
         maintenance = self.registry.set(database=MAINTENANCE_DATABASE)
-        limits: dict[str, Any] = {"statement_timeout": DATABASE_TIMEOUT, "pinned": True}
-        with connect(maintenance, node="the registry", **limits) as connection:
+        node = "the registry"
+        with connect(maintenance, node=node, statement_timeout=DATABASE_TIMEOUT, pinned=True) as connection:
             # Held until this connection ends: a second process waits here and finds the registry.
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             query = text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
@@ -138,8 +138,8 @@ class TenantAdmin:
     @contextmanager
     def _on_registry(self, statement_timeout: float = 10.0) -> Iterator[Connection]:
         self.create_registry()
-        options: dict[str, Any] = {"statement_timeout": statement_timeout, "owner": self.application}
-        with connect(self.registry, node="the registry", **options) as registry:
+        node = "the registry"
+        with connect(self.registry, node=node, statement_timeout=statement_timeout, pinned=True) as registry:
             yield registry.execution_options(**_IN_PUBLIC)
 
     # The servers.

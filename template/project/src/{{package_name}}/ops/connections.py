@@ -103,10 +103,20 @@ def connect(
 
 
 @contextmanager
-def connect_all(urls: Mapping[str, URL], **options: Any) -> Iterator[dict[str, Connection]]:
-    """Open a connection to every node, with the options of `connect`."""
+def connect_all(
+    urls: Mapping[str, URL],
+    *,
+    statement_timeout: float = 10.0,
+    transaction_pooler: bool = False,
+    pinned: bool = False,
+) -> Iterator[dict[str, Connection]]:
+    """Open a connection to every node, as `connect` does."""
+    options = {"transaction_pooler": transaction_pooler, "pinned": pinned}
     with ExitStack() as stack:
-        yield {node: stack.enter_context(connect(url, node=node, **options)) for node, url in urls.items()}
+        yield {
+            node: stack.enter_context(connect(url, node=node, statement_timeout=statement_timeout, **options))
+            for node, url in urls.items()
+        }
 
 
 def verification(url: URL, client: psycopg.Connection[Any]) -> dict[str, str]:
