@@ -84,5 +84,5 @@ def _upcoming(connection: Connection) -> dict[str, int]:
 _SEQUENCES = """
     SELECT format('%I.%I', nspname, relname)
     FROM pg_sequence JOIN pg_class AS c ON c.oid = seqrelid JOIN pg_namespace AS n ON n.oid = relnamespace
-    WHERE seqincrement = :stride AND has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'UPDATE')
+    WHERE seqincrement = :stride AND has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(seqrelid, 'UPDATE')
 """
