@@ -212,8 +212,8 @@ def has_spock(connection: Connection) -> bool:
 def mark_as_local(connection: Connection) -> None:
     """Keep what this session writes from being replicated, because it is about to be written on every node.
 
-    Needs EXECUTE on these functions, as a superuser or the owner of the tables has it. Only one session of a node can do
-    it at a time.
+    Needs EXECUTE on these functions, as a superuser and the owner of the tables have it. Only one session of a node can
+    do it at a time.
     """
     create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
     connection.execute(text(create))
