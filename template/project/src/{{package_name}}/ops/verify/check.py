@@ -82,7 +82,9 @@ class CheckContext:
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch(topology, self.urls, self.application, transaction_pooler=self.transaction_pooler)
+            owner = next(iter(self.owner_urls.values())).username or ""
+            users = {self.application, owner}
+            return Scratch(topology, self.urls, users, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:

@@ -39,9 +39,11 @@ class Entry(PrimaryKeyMixin, Base):
 class Scratch:
     """The scratch schema, which exists on every node, and a Database that writes to it."""
 
-    def __init__(self, topology: Topology, urls: Mapping[str, URL], user: str, *, transaction_pooler: bool) -> None:
-        """Create the schema for the role `user`. Every link has to work."""
-        self.user = user
+    def __init__(
+        self, topology: Topology, urls: Mapping[str, URL], users: set[str], *, transaction_pooler: bool
+    ) -> None:
+        """Create the schema for the application, and for the owner of functions that keys call; links have to work."""
+        self.users = users
         self.schema = f"{SCRATCH_PREFIX}{int(time.time())}_{secrets.token_hex(3)}"
         self.options = {"schema_translate_map": {None: self.schema}}
         """Execution options that put the tables without a schema into this one."""
@@ -71,16 +73,16 @@ class Scratch:
             topology.drop_schemas(self.schema)
 
     def create_tables(self, connection: Connection, *models: MetaData) -> None:
-        """Create tables in the schema, for the application's role."""
+        """Create tables in the schema, for those who use it."""
         for metadata in models:
             metadata.create_all(connection.execution_options(**self.options))
-        user = quoted(self.user)
+        users = ", ".join(map(quoted, sorted(self.users)))
         for privileges in (
             "USAGE ON SCHEMA",
             "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA",
             "SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA",
         ):
-            connection.exec_driver_sql(f"GRANT {privileges} {self.schema} TO {user}")
+            connection.exec_driver_sql(f"GRANT {privileges} {self.schema} TO {users}")
 
 
 def add_entries(session: PinnedSession, owner: str, count: int = 1) -> list[Key]:
