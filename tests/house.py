@@ -25,7 +25,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # forks and full pools, 6434 and 8425 before those on who reads what the application owns, who owns the
 # folders of a cluster, and what a revision may state, and 6882 and 8883 before the comparison of rows,
 # four roles instead of one, servers that prove who they are, and a `verify` that may be killed.
-LINES = {"pgedge": 7970, "tenants": 9640}
+LINES = {"pgedge": 7974, "tenants": 9643}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 
