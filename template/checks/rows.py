@@ -1,6 +1,6 @@
 """The check that the nodes have the same rows."""
 
-from ...diff import describe, open_comparer
+from ...diff import describe, open_comparer, undecided
 from ..check import Check, CheckContext, CheckResult, judge, skipped
 
 
@@ -20,6 +20,7 @@ class RowsAreTheSame(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the rows of the tables that are not too large."""
         problems: list[str] = []
+        doubts: list[str] = []
         rows: dict[str, int] = {}
         with open_comparer(context.owner_urls, context.admin_urls, most=5) as comparer:
             every = comparer.tables()
@@ -29,7 +30,9 @@ class RowsAreTheSame(Check):
                     result = comparer.compare(table)
                     rows[str(table)] = result.rows
                     problems += describe(result)
+                    doubts += undecided(result)
         left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
         if not rows:
             return skipped(f"no table was compared{left}")
-        return judge(problems, f"{sum(rows.values())} rows of {len(rows)} tables{left}", {"rows": rows, "left": large})
+        evidence = {"rows": rows, "left": large}
+        return judge(problems, f"{sum(rows.values())} rows of {len(rows)} tables{left}", evidence, doubts)

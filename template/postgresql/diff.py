@@ -44,7 +44,7 @@ def diff(
             for table in comparer.tables(tables or ()):
                 results.append(comparer.compare(table))
                 if not as_json:
-                    for line in describe(results[-1]):
+                    for line in (*describe(results[-1]), *undecided(results[-1])):
                         out.print(escape(line), soft_wrap=True)
     same = all(result.agrees for result in results)
     if as_json:
@@ -58,12 +58,16 @@ def diff(
 
 
 def describe(result: Comparison) -> list[str]:
-    """Return a line for each difference of a table, and one for what is left open."""
+    """Return a line for each difference of a table."""
     lines = [str(difference) for difference in result.differences]
     if result.problem:
         lines.append(f"{result.table}: {result.problem}")
     if not result.is_complete:
         lines.append(f"{result.table}: the rest was not compared, after {len(result.differences)} differences")
-    if result.busy:
-        lines.append(f"{result.table}: {result.busy} rows were written at each look, so nothing is said of them")
     return lines
+
+
+def undecided(result: Comparison) -> list[str]:
+    """Return a line if nothing can be said of some rows of a table."""
+    rows = "1 row was" if result.busy == 1 else f"{result.busy} rows were"
+    return [f"{result.table}: {rows} written between all looks, so nothing is said of them"] if result.busy else []

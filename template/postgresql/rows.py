@@ -6,8 +6,6 @@ the same if they are printed the same, with settings that the comparison chooses
 counts only if nothing has changed it in between.
 """
 
-# ruff: noqa: S608 - names in queries are quoted, and values are parameters
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,7 +150,6 @@ class Comparer:
         self.rate = rate
         self.most = most
         self.on_rows = on_rows
-        self._threads = ThreadPoolExecutor(len(connections))
         for connection in connections.values():
             for setting in _PRINT_ALIKE:
                 connection.exec_driver_sql(f"SET {setting}")
@@ -258,13 +255,14 @@ class Comparer:
 
     def _everywhere(self, read: Callable[[Connection], T]) -> dict[str, T]:
         """Call a function with the connection of each node, all at once."""
-        running = {node: self._threads.submit(read, connection) for node, connection in self.connections.items()}
         found = {}
-        for node, result in running.items():
-            try:
-                found[node] = result.result()
-            except DBAPIError as error:
-                raise ComparisonError(f"{node}: {first_line(error)}") from error
+        with ThreadPoolExecutor(len(self.connections)) as threads:
+            running = {node: threads.submit(read, connection) for node, connection in self.connections.items()}
+            for node, result in running.items():
+                try:
+                    found[node] = result.result()
+                except DBAPIError as error:
+                    raise ComparisonError(f"{node}: {first_line(error)}") from error
         return found
 
 
@@ -308,6 +306,7 @@ def _columns(found: Sequence[Sequence[str]] | None) -> tuple[Column, ...]:
 
 
 def _quote(name: str) -> str:
+    """Quote a name; all names in the queries below are quoted, and all values are parameters."""
     return '"' + name.replace('"', '""').replace("%", "%%") + '"'
 
 
@@ -341,7 +340,8 @@ def _hash(table: Table) -> str:
 def _digest(connection: Connection, table: Table, span: Span) -> tuple[int, str]:
     """Return the number of rows in a range, and a digest of them that does not depend on their order."""
     condition, parameters = _within(table, span)
-    query = f"SELECT count(*), coalesce(sum({_hash(table)}), 0)::text FROM {_source(table)} WHERE {condition}"
+    aggregates = f"count(*), coalesce(sum({_hash(table)}), 0)::text"
+    query = f"SELECT {aggregates} FROM {_source(table)} WHERE {condition}"  # noqa: S608
     rows, digest = connection.exec_driver_sql(query, parameters).one()
     return rows, digest
 
@@ -350,7 +350,7 @@ def _end_of_range(connection: Connection, table: Table, span: Span) -> Key | Non
     """Return the last key of the first `RANGE_ROWS` rows; None if there are fewer."""
     condition, parameters = _within(table, span)
     query = (
-        f"SELECT {_list(table.key, 't.{}::text')} FROM {_source(table)} WHERE {condition} "
+        f"SELECT {_list(table.key, 't.{}::text')} FROM {_source(table)} WHERE {condition} "  # noqa: S608
         f"ORDER BY {_list(table.key)} OFFSET {RANGE_ROWS - 1} LIMIT 1"
     )
     found = connection.exec_driver_sql(query, parameters).one_or_none()
@@ -360,7 +360,8 @@ def _end_of_range(connection: Connection, table: Table, span: Span) -> Key | Non
 def _hashes(connection: Connection, table: Table, span: Span) -> dict[Key, int]:
     """Return the hash of each row in a range by its key."""
     condition, parameters = _within(table, span)
-    query = f"SELECT {_hash(table)}, {_list(table.key, 't.{}::text')} FROM {_source(table)} WHERE {condition}"
+    columns = f"{_hash(table)}, {_list(table.key, 't.{}::text')}"
+    query = f"SELECT {columns} FROM {_source(table)} WHERE {condition}"  # noqa: S608
     return {tuple(key): digest for digest, *key in connection.exec_driver_sql(query, parameters)}
 
 
@@ -370,7 +371,7 @@ def _look_up(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[
     names = ", ".join(f"k{number}" for number in range(len(table.key)))
     matches = " AND ".join(f"t.{_quote(column.name)} = k{number}" for number, column in enumerate(table.key))
     query = (
-        f"SELECT number, written::text, roname, {_list(table.columns, 't.{}::text')} "
+        f"SELECT number, written::text, roname, {_list(table.columns, 't.{}::text')} "  # noqa: S608
         f"FROM {_source(table)} JOIN (VALUES {wanted}) AS wanted (number, {names}) ON {matches} "
         "CROSS JOIN LATERAL pg_xact_commit_timestamp_origin("
         "CASE WHEN current_setting('track_commit_timestamp')::boolean THEN t.xmin END) AS times (written, origin) "
