@@ -255,7 +255,8 @@ class TenantAdmin:
         with self.lock(name) as registry:
             found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
             salt = secrets.token_urlsafe(24)
-            with self.on_server(found.server) as there, engine_for(self.registry).begin() as deciding:
+            with self.on_server(found.server) as there, engine_for(self.registry, pinned=True).begin() as deciding:
+                deciding.execution_options(**_IN_PUBLIC)
                 # A process that is refused in between asks the registry, and finds the new one a moment later.
                 changed = change(deciding, name, salt=salt, epoch=epochs.next_value())
                 tenant_server.set_login(there, name, password_of(name, salt, self.secret), self.connections)
