@@ -367,7 +367,7 @@ def _shown(path: Path) -> str:
 def _print_outcomes(outcomes: list[Any]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
-    colours = {"PASS": "green", "FAIL": "red", "SKIP": "yellow"}  # nosec B105 # no password
+    colours = {"PASS": "green", "FAIL": "red", "SKIP": "yellow"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("variant", "result", "time", "summary"):
         table.add_column(title, justify="right" if title == "time" else "left", overflow="fold")

@@ -120,5 +120,5 @@ class SpreadingRouter(Router):
     """Spread work over all nodes, because each serves everything; a preferred node or the key's node comes first."""
 
     def _order(self, route: BaseRoute) -> list[str]:
-        shuffled = random.sample(self.nodes, len(self.nodes))  # nosec B311 # spreads the load
+        shuffled = random.sample(self.nodes, len(self.nodes))
         return sorted(shuffled, key=self._affinity(route))
