@@ -22,8 +22,10 @@ from typing import ClassVar
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
+from ...urls import SCRAM_ONLY
 from ..privileges import privilege_statements
 from . import HOME, Cluster, ClusterError, NodeState, NodeStatus, check_owner, derive, write_private
 from .binaries import copy_binaries, find_binaries, major, server_user
@@ -390,12 +392,10 @@ class ProcessCluster(Cluster):
         return f"user={SUPERUSER}\npassword={state.superuser_password}\nrequire_auth=scram-sha-256\n"
 
     def _dsn(self, state: ClusterState, node: Node, database: str = DATABASE) -> str:
+        address = {"host": "127.0.0.1", "port": str(state.ports[node.name]), "dbname": database}
+        login = {"user": SUPERUSER, "password": state.superuser_password, "connect_timeout": "5", **SCRAM_ONLY}
         # The nodes that would have to confirm a commit may not exist yet.
-        return (
-            f"host=127.0.0.1 port={state.ports[node.name]} dbname={database} user={SUPERUSER} "
-            f"password={state.superuser_password} connect_timeout=5 options='-c synchronous_commit=local' "
-            + ("require_auth=scram-sha-256" if psycopg.pq.version() >= 160000 else "")
-        )
+        return make_conninfo("options='-c synchronous_commit=local'", **address, **login)
 
 
 def _is_free(port: int) -> bool:
