@@ -207,8 +207,9 @@ def verify(
         try:
             for check in checks:
                 on_start(check)
-                names = [(one, one.__name__ in check.requires or check.__name__ in one.required_by) for one in bad]
-                needs = [one.title() for one, is_needed in names if is_needed]
+                needs = [
+                    one.title() for one in bad if one.__name__ in check.requires or check.__name__ in one.required_by
+                ]
                 report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
                 if needs or report.runs[-1].result.status is Status.FAIL:
                     bad.append(check)
