@@ -8,11 +8,13 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import permutations
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from typer import Typer
 
 from .base import BaseTopology, Changes, Link, TopologyError
 
@@ -119,11 +121,11 @@ class Topology(BaseTopology):
                     connection.exec_driver_sql(statement)
         self.wait_for_catchup()
 
-    def drop_schema(self, schema: str) -> None:
-        """Drop a schema, with everything in it, on every node, once all changes to its tables have arrived."""
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas, with everything in them, on every node, once all changes to their tables have arrived."""
         if len(self.ddl_nodes()) > 1:
-            self._drain(schema)
-        super().drop_schema(schema)
+            self._drain(schemas)
+        super().drop_schemas(*schemas)
 
     def node_number(self, node: str) -> int:
         """Return the number that `snowflake.node` gives a node; 0 if it has none."""
@@ -149,8 +151,15 @@ class Topology(BaseTopology):
         if len(self.revision_nodes(changes)) > 1:
             mark_as_local(connection)
 
-    def _drain(self, schema: str) -> None:
-        """Wait until every change to the tables of a schema has arrived, deleting the rows that block one.
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the command that compares rows."""
+        from .diff import diff
+
+        app.command()(diff)
+
+    def _drain(self, schemas: Sequence[str]) -> None:
+        """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
 
         A change to a table that is gone fails on the receiver for ever and blocks all that follow. A change that
         collides with a row is tried again and again; without the row it succeeds.
@@ -166,7 +175,7 @@ class Topology(BaseTopology):
                 mark_as_local(connection)
                 # Foreign keys do not matter, because all rows go.
                 connection.execute(text("SET session_replication_role = replica"))
-                for statement in connection.scalars(text(_DELETE_ROWS), {"schema": schema}).all():
+                for statement in connection.scalars(text(_DELETE_ROWS), {"schemas": list(schemas)}).all():
                     connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
                 connection.execute(text("SELECT pg_replication_origin_session_reset()"))
@@ -214,7 +223,8 @@ def has_spock(connection: Connection) -> bool:
 def mark_as_local(connection: Connection) -> None:
     """Keep what this session writes from being replicated, because it is about to be written on every node.
 
-    Needs a superuser. Only one session of a node can do it at a time.
+    Needs EXECUTE on these functions, as a superuser and the owner of the tables have it. Only one session of a node can
+    do it at a time.
     """
     create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
     connection.execute(text(create))
@@ -233,7 +243,9 @@ def _position(connection: Connection) -> str:
     return str(connection.scalar(text(f"SELECT {position}")))
 
 
-_DELETE_ROWS = "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
+_DELETE_ROWS = (
+    "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
+)
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 

@@ -25,7 +25,7 @@ class Topology(BaseTopology):
 
     @staticmethod
     def versions_of_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, project: Path
+        owner_urls: Mapping[str, URL], *, project: Path
     ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
         """Return the version of each tenant's database, which is asked itself."""
         from .tenant_migrations import versions

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, mesh, nodes, replication
+from . import concurrency, mesh, nodes, privileges, replication, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -10,6 +10,8 @@ ALL: tuple[type[Check], ...] = (
     mesh.EveryTableIsReplicated,
     nodes.SchemaIsTheSame,
     nodes.ModelsAreMigrated,
+    rows.RowsAreTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -7,38 +7,42 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL
 
 from ..db import keys
-from .connections import as_owner, connect
-from .migrate import differences, read_schema, resolve, version_of
+from .connections import connect
+from .migrate import differences, read_schema, resolve, scratch_schemas, version_of
+from .privileges import protect_version_table
 from .topology import Topology
 
 
-def version_if_reached(admin_urls: Mapping[str, URL], *, owner: str, scripts: ScriptDirectory) -> str | None:
-    """Return the newest revision if every node is at it, with the same schema; None if there is something to do.
+def version_if_reached(owner_urls: Mapping[str, URL], scripts: ScriptDirectory, target: str) -> str | None:
+    """Return the newest revision if it is the target and every node is at it, with the same schema; otherwise None.
 
-    Each writer's sequences are set to its own keys, as after a migration.
+    Each writer's sequences and version table are set as after a migration.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema.
-        owner: the application's role.
+        owner_urls: the nodes with the models' tables, for the role that owns these.
         scripts: the revisions of the project.
+        target: the target of `migrate`.
 
     Raises:
         Unreachable: a node cannot be reached.
     """
-    head = resolve(scripts, "heads")
+    if target not in ("head", "heads") or (target == "head" and len(scripts.get_heads()) > 1):
+        return None
+    newest = resolve(scripts, target)
 
     def look(node: str) -> dict[str, str] | None:
-        with connect(admin_urls[node], node=node, statement_timeout=60, owner=owner) as connection:
-            if version_of(connection) != head:
+        with connect(owner_urls[node], node=node, statement_timeout=60) as connection:
+            if version_of(connection) != newest:
                 return None
             topology = Topology({node: connection})
             if topology.writers():
-                number = topology.node_number(node)
-                with as_owner(connection):
-                    keys.set_sequence_node(connection, number)
+                if scratch_schemas(topology):
+                    return None
+                keys.set_sequence_node(connection, topology.node_number(node))
+                protect_version_table(connection)
             return read_schema(connection)
 
-    with ThreadPoolExecutor(len(admin_urls)) as threads:
-        found = dict(zip(admin_urls, threads.map(look, admin_urls), strict=True))
+    with ThreadPoolExecutor(len(owner_urls)) as threads:
+        found = dict(zip(owner_urls, threads.map(look, owner_urls), strict=True))
     schemas = {node: schema for node, schema in found.items() if schema is not None}
-    return head if len(schemas) == len(found) and not differences(schemas) else None
+    return newest if len(schemas) == len(found) and not differences(schemas) else None

@@ -4,15 +4,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .console import configured_urls, out, talk
+from .console import operations_urls, out, talk
 
 
 def history() -> None:
     """List the revisions, newest first, with the databases that have them."""
     from .versions import places
 
-    urls, admin_urls = configured_urls()
-    found = places(admin_urls, owner=next(iter(urls.values())).username or "")
+    found = places(operations_urls().owner)
     shared = {id(place.scripts): place.scripts for place in found}
     for scripts in shared.values():
         its_own = [place for place in found if place.scripts is scripts]
@@ -29,8 +28,7 @@ def current() -> None:
     """Show the revision that each database is at."""
     from .versions import places
 
-    urls, admin_urls = configured_urls()
-    for place in places(admin_urls, owner=next(iter(urls.values())).username or ""):
+    for place in places(operations_urls().owner):
         out.print(escape(str(place)), soft_wrap=True)
 
 
@@ -38,8 +36,8 @@ def check() -> None:
     """Compare the models, the revisions and the databases. Exit 1: they differ; each difference is a line."""
     from .versions import drift
 
-    urls, admin_urls = configured_urls()
-    problems = drift(admin_urls, owner=next(iter(urls.values())).username or "")
+    urls = operations_urls()
+    problems = drift(urls.admin, owner_urls=urls.owner)
     for problem in problems:
         out.print(escape(problem), soft_wrap=True)
     if problems:

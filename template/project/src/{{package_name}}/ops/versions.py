@@ -10,8 +10,8 @@ from sqlalchemy import URL
 
 from .autogenerate import missing_operations
 from .base import MigrationError
-from .connections import become_owner, connect, connect_all, engine_for
-from .migrate import applied, differences, load_config, read_schema, resolve, version_of
+from .connections import connect, connect_all, engine_for
+from .migrate import applied, differences, load_config, node_to_compare, read_schema, resolve, version_of
 from .topology import Topology
 
 
@@ -35,58 +35,59 @@ class Place:
         """Return whether the database has a revision."""
         return revision in applied(self.scripts, self.version)
 
+    @property
+    def is_at_head(self) -> bool:
+        """True if the database is known to be at the newest revision."""
+        return self.problem is None and self.version == self.head
+
     def __str__(self) -> str:
         """Return where the database is, and where it should be if that is elsewhere."""
         if self.problem is not None:
             return f"{self.name}: {self.problem}"
-        return f"{self.name} is at {self.version}" + ("" if self.version == self.head else f", not at {self.head}")
+        return f"{self.name} is at {self.version}" + ("" if self.is_at_head else f", not at {self.head}")
 
 
-def places(admin_urls: Mapping[str, URL], *, owner: str, project: Path = Path()) -> list[Place]:
+def places(owner_urls: Mapping[str, URL], *, project: Path = Path()) -> list[Place]:
     """Return the version of every node with the models' tables, and of the other databases, asked all at once.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema.
-        owner: the application's role.
+        owner_urls: the nodes, for the role that owns the tables.
         project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
 
     Raises:
         Unreachable: a node cannot be reached.
     """
     scripts = ScriptDirectory.from_config(load_config(project))
-    nodes = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
+    nodes = {node: url for node, url in owner_urls.items() if node not in Topology.nodes_without_models}
 
     def look(node: str) -> Place:
-        with connect(nodes[node], node=node, owner=owner) as connection:
+        with connect(nodes[node], node=node) as connection:
             return Place(node, scripts, version_of(connection) or "base")
 
     with ThreadPoolExecutor(len(nodes)) as threads:
         found = list(threads.map(look, nodes))
-    others = Topology.versions_of_other_databases(admin_urls, owner=owner, project=project)
+    others = Topology.versions_of_other_databases(owner_urls, project=project)
     return found + [Place(name, *place) for name, place in others.items()]
 
 
-def drift(admin_urls: Mapping[str, URL], *, owner: str, project: Path = Path()) -> list[str]:
+def drift(admin_urls: Mapping[str, URL], *, owner_urls: Mapping[str, URL], project: Path = Path()) -> list[str]:
     """Return what differs: databases from their newest revision, nodes from each other, the models from the nodes.
 
     The models are compared once every node is at the newest revision.
     """
     try:
-        problems = [str(place) for place in places(admin_urls, owner=owner, project=project) if " not " in str(place)]
+        problems = [str(place) for place in places(owner_urls, project=project) if not place.is_at_head]
     except MigrationError as error:
         return [str(error)]
-    nodes = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
-    with connect_all(nodes, owner=owner) as connections:
+    nodes = {node: url for node, url in owner_urls.items() if node not in Topology.nodes_without_models}
+    with connect_all(nodes) as connections:
         problems += differences({node: read_schema(connection) for node, connection in connections.items()})
-        node = Topology(connections).ddl_nodes()[0]
-    return problems or compare_models(nodes[node], owner=owner, project=project)
+    return problems or compare_models(nodes[node_to_compare(admin_urls)], project=project)
 
 
-def compare_models(url: URL, *, owner: str, project: Path = Path()) -> list[str]:
-    """Return the operations that `revision` would write for a node at the newest revision."""
-    with engine_for(url, owner=owner).connect() as connection:
-        become_owner(connection)
-        connection.commit()
+def compare_models(url: URL, *, project: Path = Path()) -> list[str]:
+    """Return the operations that `revision` would write for a node at the newest revision; the URL is the owner's."""
+    with engine_for(url).connect() as connection:
         operations = missing_operations(connection, project)
         connection.rollback()
     return [f"the models need {operation}" for operation in operations]
