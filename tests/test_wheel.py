@@ -101,7 +101,7 @@ def public(answers: dict[str, str]) -> dict[str, str]:
 
 def test_an_installed_project_migrates_in_an_empty_folder(renders: Path, tmp_path: Path) -> None:
     project, dist, home = tmp_path / "shop", tmp_path / "dist", tmp_path / "home"
-    shutil.copytree(renders / "aurora", project)
+    shutil.copytree(renders / DEFAULT, project)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, project]
     subprocess.run(command, capture_output=True, check=True)
     (built,) = dist.glob("*.whl")
