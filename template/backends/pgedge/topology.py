@@ -7,12 +7,14 @@ before the next step, because a row that overtakes its table is dropped without 
 with `changes = "data"` in its file, runs on one node, and they are replicated.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import permutations
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
@@ -147,9 +149,11 @@ class Topology(BaseTopology):
         return self.ddl_nodes() if changes == "schema" else self.writers()[:1]
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
-        """Keep a revision that runs on every node, and its entry in Alembic's table, from being replicated."""
+        """Keep a revision that runs on every node from being replicated, and its entry in Alembic's table anyway."""
         if len(self.revision_nodes(changes)) > 1:
             mark_as_local(connection)
+        elif len(self.ddl_nodes()) > 1:
+            mark_version_as_local(connection)
 
     @staticmethod
     def register_commands(app: Typer) -> None:
@@ -178,7 +182,7 @@ class Topology(BaseTopology):
                 for statement in connection.scalars(text(_DELETE_ROWS), {"schemas": list(schemas)}).all():
                     connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
-                connection.execute(text("SELECT pg_replication_origin_session_reset()"))
+                connection.execute(text(_RESET_ORIGIN))
 
     def _name_in_mesh(self, node: str) -> str:
         """Return the name that Spock has for a node, which may differ from the one in the settings."""
@@ -226,9 +230,26 @@ def mark_as_local(connection: Connection) -> None:
     Needs EXECUTE on these functions, as a superuser and the owner of the tables have it. Only one session of a node can
     do it at a time.
     """
-    create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
-    connection.execute(text(create))
-    connection.execute(text("SELECT pg_replication_origin_session_setup('migrate')"))
+    connection.execute(text(_CREATE_ORIGIN))
+    connection.execute(text(_SET_ORIGIN))
+
+
+def mark_version_as_local(connection: Connection) -> None:
+    """Keep what this session writes to Alembic's table from being replicated, as `mark_as_local` does for all.
+
+    A node whose entry was written there would count a conflict for one that comes from another node.
+    """
+    connection.execute(text(_CREATE_ORIGIN))
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def set_origin(_connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
+        if _WRITES_VERSION.match(statement):
+            cursor.connection.execute(_SET_ORIGIN)
+
+    @event.listens_for(connection, "after_cursor_execute")
+    def reset_origin(_connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
+        if _WRITES_VERSION.match(statement):
+            cursor.connection.execute(_RESET_ORIGIN)
 
 
 def left_out_tables(connection: Connection) -> list[str]:
@@ -242,6 +263,14 @@ def _position(connection: Connection) -> str:
     position = "spock.sync_event()" if has_spock(connection) else "pg_current_wal_flush_lsn()"
     return str(connection.scalar(text(f"SELECT {position}")))
 
+
+_CREATE_ORIGIN = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
+
+_SET_ORIGIN = "SELECT pg_replication_origin_session_setup('migrate')"
+
+_RESET_ORIGIN = "SELECT pg_replication_origin_session_reset()"
+
+_WRITES_VERSION = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM) alembic_version\b")
 
 _DELETE_ROWS = (
     "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"

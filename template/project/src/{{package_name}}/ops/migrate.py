@@ -317,11 +317,16 @@ def find_path(
 
 
 def only(
-    scripts: ScriptDirectory, script: Script, *, back: bool
+    scripts: ScriptDirectory, script: Script, *, back: bool, recorded_only: bool = False
 ) -> Callable[[Sequence[str], MigrationContext], list[RevisionStep]]:
-    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already."""
+    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already.
+
+    With `recorded_only` the version changes, and nothing else.
+    """
     make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
     step = make(scripts.revision_map, script)
+    if recorded_only:
+        step.migration_fn = lambda **_: None
 
     def steps(heads: Sequence[str], context: MigrationContext) -> list[RevisionStep]:
         if context.connection is not None:
@@ -385,14 +390,25 @@ class _Run:
 
     def step(self, script: Script, back: bool) -> None:
         changes: Changes = getattr(script.module, "changes", "schema")
+        left = self._left(script, back)
+        # A node may be ahead of the others: an earlier run was interrupted between them. They have its rows, then.
+        is_done = changes == "data" and len(left) < len(self.topology.ddl_nodes())
         for node in self.topology.revision_nodes(changes):
-            # A node may be ahead of the others: an earlier run was interrupted between them.
-            if (script.revision in applied(self.scripts, version_of(self.connections[node]))) == back:
+            if node in left and not is_done:
                 self.on_step(Step(script.revision, script.doc, node, back))
                 self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
         self.topology.wait_for_ddl()
+        for node in self._left(script, back) if changes == "data" else ():
+            self._run(script, back, node, "schema", recorded_only=True)
 
-    def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
+    def _left(self, script: Script, back: bool) -> list[str]:
+        nodes = self.topology.ddl_nodes()
+        return [node for node in nodes if self._has(node, script) == back]
+
+    def _has(self, node: str, script: Script) -> bool:
+        return script.revision in applied(self.scripts, version_of(self.connections[node]))
+
+    def _run(self, script: Script, back: bool, node: str, changes: Changes, recorded_only: bool = False) -> None:
         with engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
             self.topology.configure_revision(connection, changes)
             connection.commit()
@@ -409,7 +425,8 @@ class _Run:
                     raise MigrationError(f"refused: table {table}: {reason}")
 
             self.config.attributes["connection"] = connection
-            with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
+            steps = only(self.scripts, script, back=back, recorded_only=recorded_only)
+            with EnvironmentContext(self.config, self.scripts, fn=steps):
                 self.scripts.run_env()
 
 
