@@ -138,6 +138,14 @@ class Topology(BaseTopology):
         rows = connection.execute(text(_UNREPLICABLE))
         return [(f"{schema}.{table}", reason) for schema, table, reason in rows if schema not in self.system_schemas]
 
+    def left_out_tables(self) -> list[tuple[str, str]]:
+        """Return the nodes and the tables that no link of the node carries, or only some."""
+        found: list[tuple[str, str]] = []
+        for node, connection in self.connections.items():
+            rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))
+            found += [(node, f"{schema}.{table}") for schema, table in rows if schema not in self.system_schemas]
+        return found
+
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
         """Return the tables whose rows a schema revision has changed: in a DO block, a function or a trigger, too."""
         rows = connection.execute(text(_CHANGED_TABLES)).all() if changes == "schema" else ()
@@ -250,12 +258,6 @@ def mark_version_as_local(connection: Connection) -> None:
     def reset_origin(_connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
         if _WRITES_VERSION.match(statement):
             cursor.connection.execute(_RESET_ORIGIN)
-
-
-def left_out_tables(connection: Connection) -> list[str]:
-    """Return the tables that no link carries, or only in part, though it could."""
-    rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))
-    return [f"{schema}.{table}" for schema, table in rows if schema not in Topology.system_schemas]
 
 
 def _position(connection: Connection) -> str:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from ...topology import has_spock, left_out_tables
+from ...topology import has_spock
 from ..check import Check, CheckContext, CheckResult, judge
 from .links import LinksCheck
 from .replication import NodeLossCheck
@@ -70,9 +70,9 @@ class EveryTableIsReplicated(Check):
         problems: list[str] = []
         conflicts: dict[str, int] = {}
         with context.topology() as topology:
+            problems += [f"{node}: {table} is carried by no link" for node, table in topology.left_out_tables()]
             for node, connection in topology.connections.items():
                 problems += [f"{node}: {table}: {reason}" for table, reason in topology.unreplicable_tables(connection)]
-                problems += [f"{node}: {table} is carried by no link" for table in left_out_tables(connection)]
                 query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
                 conflicts[node], failures = connection.execute(query).one()
                 if failures:

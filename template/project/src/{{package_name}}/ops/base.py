@@ -131,6 +131,10 @@ class BaseTopology:
         """Return the tables whose rows can be lost or stay behind, each with the reason."""
         return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
 
+    def left_out_tables(self) -> list[tuple[str, str]]:
+        """Return the nodes and the tables, with their schemas, that no link of the node carries though it could."""
+        return []
+
     def refusal(self, statement: str, changes: Changes) -> str | None:
         """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
         for plain in split_statements(statement):

@@ -13,13 +13,16 @@ from .privileges import protect_version_table
 from .topology import Topology
 
 
-def version_if_reached(owner_urls: Mapping[str, URL], scripts: ScriptDirectory, target: str) -> str | None:
+def version_if_reached(
+    admin_urls: Mapping[str, URL], *, owner_urls: Mapping[str, URL], scripts: ScriptDirectory, target: str
+) -> str | None:
     """Return the newest revision if it is the target and every node is at it, with the same schema; otherwise None.
 
     Each writer's sequences and version table are set as after a migration.
 
     Args:
-        owner_urls: the nodes with the models' tables, for the role that owns these.
+        admin_urls: the nodes with the models' tables, for a role that may read the state of replication.
+        owner_urls: the same nodes, for the role that owns these tables.
         scripts: the revisions of the project.
         target: the target of `migrate`.
 
@@ -31,12 +34,15 @@ def version_if_reached(owner_urls: Mapping[str, URL], scripts: ScriptDirectory, 
     newest = resolve(scripts, target)
 
     def look(node: str) -> dict[str, str] | None:
-        with connect(owner_urls[node], node=node, statement_timeout=60) as connection:
+        with (
+            connect(owner_urls[node], node=node, statement_timeout=60) as connection,
+            connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link,
+        ):
             if version_of(connection) != newest:
                 return None
-            topology = Topology({node: connection})
+            topology = Topology({node: link})
             if topology.writers():
-                if scratch_schemas(topology):
+                if scratch_schemas(topology) or topology.left_out_tables():
                     return None
                 keys.set_sequence_node(connection, topology.node_number(node))
                 protect_version_table(connection)

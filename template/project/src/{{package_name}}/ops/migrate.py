@@ -106,7 +106,7 @@ def migrate(
     # Imported here, because it imports this module.
     from .glance import version_if_reached
 
-    if reached := version_if_reached(owner_urls, scripts, target):
+    if reached := version_if_reached(admin_urls, owner_urls=owner_urls, scripts=scripts, target=target):
         return reached
     with (
         connect_all(admin_urls, statement_timeout=60, pinned=True) as links,
@@ -136,6 +136,7 @@ def migrate(
                 keys.set_sequence_node(connections[node], topology.node_number(node))
             for node in topology.ddl_nodes():
                 protect_version_table(connections[node])
+            prove_replication(topology)
             return prove_agreement(connections)
 
 
@@ -196,6 +197,21 @@ def drop_scratch(topology: Topology, schemas: Sequence[str]) -> None:
             # A session of the killed run ends with its present statement.
             if sqlstate_of(error) != "55P03" or time.monotonic() > deadline:
                 raise
+
+
+def prove_replication(topology: Topology) -> None:
+    """Raise MigrationError if the rows of a table do not reach every node."""
+    if topology.left_out_tables():
+        # A link that was not told of a table is told then.
+        topology.wait_for_ddl()
+    left_out = [
+        f"{table} ({node})" for node, table in topology.left_out_tables() if not table.startswith(SCRATCH_PREFIX)
+    ]
+    if left_out:
+        raise MigrationError(
+            f"no link carries {', '.join(left_out[:5])}, so rows stay on their node. Add the table to what every node "
+            f"replicates, and run `{PROGRAM} migrate` again"
+        )
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:
