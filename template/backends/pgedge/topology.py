@@ -38,6 +38,7 @@ class Topology(BaseTopology):
     """A multi-master mesh: every node takes writes and sends them to all others."""
 
     system_schemas = frozenset({"spock", "snowflake", "lolor"})
+    each_node_computes = True
     refused = (
         (r"(CREATE|DROP|ALTER) DATABASE\b", "a database belongs to one server"),
         (r"ALTER SYSTEM\b", "settings belong to one server"),

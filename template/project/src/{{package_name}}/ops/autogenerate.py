@@ -30,6 +30,7 @@ from sqlalchemy.types import TypeEngine
 from . import PROGRAM
 from .base import MigrationError
 from .migrate import load_config
+from .topology import Topology
 
 Name = tuple[str, str]
 """Schema and name of a type or a sequence."""
@@ -128,6 +129,20 @@ class Comparison(PostgresqlImpl):
         finally:
             transaction.rollback()
         return definitions[0] == definitions[1]
+
+    def is_computed(self, column: Column[Any]) -> bool:
+        """Return whether the default of a new column calls a function that may differ by node, row or time."""
+        compiler = self.dialect.ddl_compiler(self.dialect, cast(Any, None))
+        default = compiler.get_column_default_string(column)
+        transaction = self._connection.begin_nested()
+        try:
+            self._connection.exec_driver_sql(f"CREATE TEMP VIEW _computed AS SELECT {default or 'NULL'}")
+            return self._connection.scalar(text(_COMPUTED)) is True
+        except DBAPIError:
+            # It names a type or a sequence that the revision creates.
+            return "nextval(" in str(default)
+        finally:
+            transaction.rollback()
 
     def undoable(self, operation: Any) -> Any:
         """Return an operation that can be undone; what drops an index may not know all about it."""
@@ -243,6 +258,8 @@ def complete(context: MigrationContext, _revision: object, directives: list[ops.
     if not operations and context.config is not None and context.config.attributes.get("only_differences"):
         directives.clear()
         return
+    if context.config is not None and context.config.attributes.get("only_differences"):
+        _refuse_computed(operations, impl)
     parts: list[list[Any]] = [[]]
     for operation in operations:
         impl.adapt(operation)
@@ -382,6 +399,16 @@ class _Difference:
         return quote(own) if schema == self._default else f"{quote(schema)}.{quote(own)}"
 
 
+def _refuse_computed(operations: Iterable[Any], impl: Comparison) -> None:
+    for operation in operations if Topology.each_node_computes else ():
+        if isinstance(operation, ops.AddColumnOp) and impl.is_computed(operation.column):
+            raise MigrationError(
+                f"{operation.table_name}.{operation.column.name} has a default that each node would compute for the "
+                "rows there are, with another result. Write three revisions with --empty: add the column without it, "
+                'set the default, and fill in the rows that lack a value, with changes = "data"'
+            )
+
+
 def _flat(operation: Any) -> Iterator[Any]:
     if isinstance(operation, ops.ModifyTableOps):
         yield from operation.ops
@@ -428,6 +455,14 @@ _INDEX = """
            (SELECT string_agg(pg_get_indexdef(indexrelid, n, false), ', ' ORDER BY n)
             FROM generate_series(1, indnatts) AS n) AS expressions
     FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indexrelid = to_regclass(:name)
+"""
+
+_COMPUTED = r"""
+    SELECT ev_action::text ~ '[{](SQLVALUEFUNCTION|NEXTVALUEEXPR) ' OR EXISTS (
+        SELECT FROM regexp_matches(ev_action::text, '(opfuncid|funcid) (\d+)', 'g') AS called
+        JOIN pg_proc ON pg_proc.oid = CAST(called[2] AS oid) WHERE provolatile <> 'i'
+    )
+    FROM pg_rewrite WHERE ev_class = to_regclass('pg_temp._computed')
 """
 
 _SEQUENCE = """

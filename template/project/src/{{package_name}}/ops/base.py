@@ -84,6 +84,8 @@ class BaseTopology:
     """Statements that no revision may contain: a pattern for the result of `without_literals`, and the reason."""
     refused_in: ClassVar[Mapping[Changes, Sequence[tuple[str, str]]]] = {}
     """Statements that a revision with this subject must not contain."""
+    each_node_computes: ClassVar[bool] = False
+    """True if each node computes the default of a new column for the rows there are, so that functions can differ."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
 
