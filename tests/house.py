@@ -27,7 +27,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and 7974
 # and 9643 before migrations were a part of the package, revisions were written from models that have
 # types, schemas and sequences of their own, and `history`, `current` and `check`.
-LINES = {"pgedge": 8904, "tenants": 10569}
+LINES = {"pgedge": 8905, "tenants": 10570}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

@@ -72,6 +72,7 @@ class ModelsAreMigrated(Check):
     """
 
     requires = ("EveryNodeAnswers", "SchemaIsTheSame")
+    timeout = 30.0
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the models with a node, which is at the newest revision."""
