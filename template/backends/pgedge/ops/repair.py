@@ -22,7 +22,7 @@ from ..db.retry import Verdict, classify, first_line, sqlstate_of
 from .base import OperationError
 from .connections import connect_all, engine_for
 from .console import operations_urls, out, talk
-from .diff import open_comparer, undecided
+from .diff import numbered, open_comparer, undecided
 from .rows import Comparer, Comparison, Difference, Table, Version, lock_rows, print_alike
 from .topology import Topology, write_locally
 
@@ -122,13 +122,14 @@ def repair(
     for line in (*(outcome.refused if changes else ()), *doubts):
         talk.print(escape(line), soft_wrap=True)
     if repaired:
-        talk.print(f"repaired: {_rows(repaired)}, as on {escape(source)}")
+        talk.print(f"repaired: {numbered(repaired, 'row')}, as on {escape(source)}")
     if changes:
         left = "these were refused" if outcome.refused else "these were written meanwhile, so repeat it"
         advice = left if yes else "`--yes` makes these changes"
-        talk.print(f"[red]not the same[/]: {_rows(len(changes))} to change; {advice}")
+        talk.print(f"[red]not the same[/]: {numbered(len(changes), 'row')} to change; {advice}")
     elif not doubts:
-        talk.print(f"[green]the same[/]: {_rows(sum(result.rows for result in results))} on {', '.join(chosen)}")
+        rows = sum(result.rows for result in results)
+        talk.print(f"[green]the same[/]: {numbered(rows, 'row')} on {', '.join(chosen)}")
     raise typer.Exit(1 if changes or doubts else 0)
 
 
@@ -285,10 +286,6 @@ def _doubts(result: Comparison) -> list[str]:
 
 def _values(version: Version | None) -> Mapping[str, str | None] | None:
     return version.values if version else None
-
-
-def _rows(number: int) -> str:
-    return f"{number} row" if number == 1 else f"{number} rows"
 
 
 def _equals(name: str, value: str | None) -> sql.Composed:

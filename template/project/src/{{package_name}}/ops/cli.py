@@ -213,7 +213,7 @@ def verify(
     if as_json:
         print(report.as_json(result, BACKEND))
     else:
-        report.print_table(result, out)
+        report.print_report(result, out)
     if junit is not None:
         junit.write(report.as_junit(result))
     raise typer.Exit(0 if result.passed else 1)
