@@ -222,14 +222,6 @@ def mark_as_local(connection: Connection) -> None:
     connection.execute(text("SELECT pg_replication_origin_session_setup('migrate')"))
 
 
-def write_locally(connection: Connection) -> None:
-    """Keep what this session writes from being replicated, in either kind of mesh."""
-    if has_spock(connection):
-        connection.execute(text("SELECT spock.repair_mode(true)"))
-    else:
-        mark_as_local(connection)
-
-
 def left_out_tables(connection: Connection) -> list[str]:
     """Return the tables that no link carries, or only in part, though it could."""
     rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))

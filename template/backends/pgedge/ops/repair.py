@@ -24,7 +24,7 @@ from .connections import connect_all, engine_for
 from .console import operations_urls, out, talk
 from .diff import numbered, open_comparer, undecided
 from .rows import Comparer, Comparison, Difference, Table, Version, lock_rows, print_alike
-from .topology import Topology, write_locally
+from .topology import Topology, mark_as_local
 
 CHUNK_ROWS = 100
 """Number of rows changed in one transaction."""
@@ -112,7 +112,7 @@ def repair(
     ):
         changes, results = plan(comparer, source, tables or ())
         if yes and changes:
-            with open_for_changes(chosen, source) as connections:
+            with open_for_changes(chosen) as connections:
                 # A row that one round refuses may be accepted after the others.
                 while changes and (outcome := apply(changes, connections, source)).done:
                     repaired += outcome.done
@@ -162,16 +162,15 @@ def plan(comparer: Comparer, source: str, names: Sequence[str]) -> tuple[list[Ch
 
 
 @contextmanager
-def open_for_changes(urls: Mapping[str, URL], source: str) -> Iterator[dict[str, Connection]]:
-    """Connect to nodes, as the owner of their tables, so that what is written on all but `source` is not replicated."""
+def open_for_changes(urls: Mapping[str, URL]) -> Iterator[dict[str, Connection]]:
+    """Connect to nodes, as the owner of their tables, so that no link carries what is written."""
     with ExitStack() as stack:
         connections = {}
         for node, url in urls.items():
             connection = stack.enter_context(engine_for(url, statement_timeout=60).connect())
             print_alike(connection)
             connection.exec_driver_sql("SET lock_timeout = '10s'")
-            if node != source:
-                write_locally(connection)
+            mark_as_local(connection)
             connection.commit()
             connections[node] = connection
         yield connections
