@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -17,8 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
 
-Changes: TypeAlias = Literal["schema", "data"]
-"""Subject of a revision, `changes` in its file; never both."""
+from .effects import Effect
+
+Changes: TypeAlias = Literal["schema", "data", "indexes"]
+"""Subject of a revision, `changes` in its file: the schema, rows, or indexes without blocking writers."""
+
+Pause: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Function that keeps clients from writing within a block, which begins when every node has what they wrote."""
 
 
 class OperationError(Exception):
@@ -76,6 +81,10 @@ class BaseTopology:
     """Statements that no revision may contain: a pattern for the result of `without_literals`, and the reason."""
     refused_in: ClassVar[Mapping[Changes, Sequence[tuple[str, str]]]] = {}
     """Statements that a revision with this subject must not contain."""
+    refused_effects: ClassVar[Mapping[str, str]] = {}
+    """Effects of a revision that cannot be had, by their kind, each with the reason and the way out."""
+    paused_effects: ClassVar[Mapping[str, str]] = {}
+    """Effects that only a revision with `contract = True` may have, by their kind, each with reason and way out."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
 
@@ -130,6 +139,14 @@ class BaseTopology:
                 if re.match(pattern, plain):
                     return reason
         return None
+
+    def effect_refusal(self, effect: Effect, *, contract: bool) -> str | None:
+        """Return why a revision must not have an effect; None if it may. `contract`: clients do not write meanwhile."""
+        return self.refused_effects.get(effect.kind) or (None if contract else self.paused_effects.get(effect.kind))
+
+    def pausable_writes(self) -> AbstractContextManager[Pause]:
+        """Prepare to pause the writes of clients: needed where a row on its way can meet another schema."""
+        return nullcontext(nullcontext)
 
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
         """Return the tables whose rows this transaction, of a revision, must not have changed, each with the reason."""

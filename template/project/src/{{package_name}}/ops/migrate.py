@@ -28,6 +28,7 @@ from ..urls import URL_SCHEME
 from . import PROGRAM
 from .base import Changes, MigrationError, Step
 from .connections import as_owner, become_owner, connect_all, engine_for
+from .effects import Catalogue, compare, read_catalogue
 from .topology import Topology
 
 COUNTED_ROWS = 1_000_000
@@ -66,6 +67,7 @@ def migrate(
     owner: str,
     target: str = "head",
     down: bool = False,
+    contract: bool = False,
     wait: float = 0.0,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
@@ -79,6 +81,7 @@ def migrate(
         target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
+        contract: run revisions with `contract = True`, which take away what earlier code may use.
         wait: time in seconds to wait for another migration to end.
         project: the folder of `alembic.ini`.
         on_step: called for each revision on each node before it runs.
@@ -101,6 +104,8 @@ def migrate(
                 run = _Run(config, scripts, admin_urls, topology, owner, on_step)
                 found = [applied(scripts, version_of(connection)) for connection in connections.values()]
                 path = find_path(scripts, found, target, down=down)
+                if not contract and any(found):
+                    _refuse_contracts(path)
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
                 if undone := [script for script, back in path if back]:
@@ -328,18 +333,23 @@ class _Run:
 
     def step(self, script: Script, back: bool) -> None:
         changes: Changes = getattr(script.module, "changes", "schema")
-        for node in self.topology.revision_nodes(changes):
-            # A node may be ahead of the others: an earlier run was interrupted between them.
-            if (script.revision in applied(self.scripts, version_of(self.topology.connections[node]))) == back:
-                self.on_step(Step(script.revision, script.doc, node, back))
-                self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
-        self.topology.wait_for_ddl()
+        with ExitStack() as stack:
+            if changes == "schema" and (back or is_contract(script)):
+                pause = stack.enter_context(self.topology.pausable_writes())
+                stack.enter_context(pause())
+            for node in self.topology.revision_nodes(changes):
+                # A node may be ahead of the others: an earlier run was interrupted between them.
+                if (script.revision in applied(self.scripts, version_of(self.topology.connections[node]))) == back:
+                    self.on_step(Step(script.revision, script.doc, node, back))
+                    self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
+            self.topology.wait_for_ddl()
 
     def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
         url = self.admin_urls[node]
         with engine_for(url, statement_timeout=0, owner=self.owner).connect() as connection:
             self.topology.configure_revision(connection, changes)
             become_owner(connection)
+            before = self._catalogue(connection, changes)
             connection.commit()
 
             @event.listens_for(connection, "before_cursor_execute")
@@ -352,10 +362,36 @@ class _Run:
                 wrong = self.topology.wrongly_changed(connection, changes)
                 for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
                     raise MigrationError(f"refused: table {table}: {reason}")
+                effects = compare(before, self._catalogue(connection, changes), nodes=len(self.topology.connections))
+                for effect in effects:
+                    if reason := self.topology.effect_refusal(effect, contract=back or is_contract(script)):
+                        raise MigrationError(f"refused: {effect}. {reason}")
 
             self.config.attributes["connection"] = connection
             with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
                 self.scripts.run_env()
+
+    def _catalogue(self, connection: Connection, changes: Changes) -> Catalogue:
+        if changes == "data" or not self.topology.refused_effects:
+            return Catalogue({}, {}, {}, {})
+        # The application can have put functions of its own before the server's.
+        connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
+        return read_catalogue(connection, without=Topology.system_schemas, rows=True)
+
+
+def is_contract(script: Script) -> bool:
+    """Return whether a revision takes away what earlier code may use."""
+    return getattr(script.module, "contract", False) is True
+
+
+def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
+    for number, (script, back) in enumerate(path):
+        if not back and is_contract(script):
+            before = f"`{PROGRAM} migrate {path[number - 1][0].revision}` runs those before it, and " if number else ""
+            raise MigrationError(
+                f"revision {script.revision} ({script.doc}) takes away what earlier code may still use: {before}"
+                f"`{PROGRAM} migrate --contract` runs it, once every process has code that does without"
+            )
 
 
 _DELETES = re.compile(
