@@ -36,6 +36,8 @@ class Topology(BaseTopology):
     """One database on several nodes."""
 
     system_schemas = frozenset({"pg_extension", OPERATIONS})
+    followers = "{} serves the same database"
+    can_rehearse = False
     refused = (
         (r"ALTER SYSTEM\b", "it changes one server; the cluster has SET CLUSTER SETTING"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "CockroachDB accepts UNLOGGED and ignores it"),

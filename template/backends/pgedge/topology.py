@@ -25,6 +25,10 @@ _FILL_ONCE = (
 )
 _NOW = "each node would compute a constant of its own; now() and current_date are computed for each row"
 _CONSTANT_NOW = re.compile(r"\bDEFAULT\b[^,;]*'\s*(now|today|tomorrow|yesterday)\s*'", re.IGNORECASE)
+_UNIQUE = (
+    "Two nodes can each accept a row, and the clash stops replication. Make it an index that is not unique, and look "
+    "for the value under a lock on one node, with db.using(key=…)"
+)
 _IN_FLIGHT = (
     "A row that another node wrote a moment before could not be applied, and would block its link. Let no code use it, "
     "and set contract = True in the revision: writes pause while it runs. "
@@ -36,6 +40,7 @@ class Topology(BaseTopology):
     """A multi-master mesh: every node takes writes and sends them to all others."""
 
     system_schemas = frozenset({"spock", "snowflake", "lolor"})
+    followers = "replicated to {}"
     refused = (
         (r"(CREATE|DROP|ALTER) DATABASE\b", "a database belongs to one server"),
         (r"ALTER SYSTEM\b", "settings belong to one server"),
@@ -43,10 +48,6 @@ class Topology(BaseTopology):
         (r"CREATE (GLOBAL |LOCAL )?TEMP(ORARY)? ", "temporary objects live in one session of one node"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "rows of an UNLOGGED table are not replicated"),
         (r"ALTER TABLE .*REPLICA IDENTITY (NOTHING|FULL)\b", "other nodes find the row to update by its primary key"),
-        (
-            r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*|ALTER TABLE .*DETACH PARTITION .*) ?CONCURRENTLY\b",
-            "CONCURRENTLY happens on one node only; without it the statement reaches all",
-        ),
         (r"CREATE TABLE .* AS EXECUTE\b", "the prepared statement exists on one node only"),
         (r"SELECT\b.*\bSETVAL ?\(", "the position of a sequence belongs to one node"),
         (
@@ -57,8 +58,7 @@ class Topology(BaseTopology):
     refused_effects = {
         "truncate": f"Its rows were removed, and a schema revision {_NO_ROWS}",
         "volatile default": f"Each node would fill in values of its own for the rows there are. {_FILL_ONCE}",
-        "unique": "Two nodes can each accept a row, and the clash stops replication. Make it an index that is not "
-        "unique, and look for the value under a lock on one node, with db.using(key=…)",
+        "unique": _UNIQUE,
         "deferrable key": "Replication does not apply rows by a DEFERRABLE key. Leave DEFERRABLE out",
         "exclusion": "Two nodes can each accept a row, and the clash stops replication. Look for overlaps under a lock "
         "on one node, with db.using(key=…)",
@@ -77,8 +77,16 @@ class Topology(BaseTopology):
         "add constraint": _IN_FLIGHT,
     }
     refused_in = {
-        "schema": ((r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),),
-        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b", f"a data revision {_NO_SCHEMA}"),),
+        "schema": (
+            (r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),
+            (
+                r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*) ?CONCURRENTLY\b",
+                'CONCURRENTLY happens on one node only; with changes = "indexes" a revision runs on each of them',
+            ),
+            (r"ALTER TABLE .*DETACH PARTITION .* ?CONCURRENTLY\b", "leave out CONCURRENTLY: it stays on one node"),
+        ),
+        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|REINDEX)\b", f"a data revision {_NO_SCHEMA}"),),
+        "indexes": ((r"CREATE UNIQUE\b", _UNIQUE),),
     }
 
     def refusal(self, statement: str, changes: Changes) -> str | None:
@@ -172,8 +180,9 @@ class Topology(BaseTopology):
         return pausable_writes(self)
 
     def revision_nodes(self, changes: Changes) -> list[str]:
-        """Return where a revision runs: rows are changed on one node, which replicates them to the others."""
-        return self.ddl_nodes() if changes == "schema" else self.writers()[:1]
+        """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""
+        nodes = {"schema": self.ddl_nodes, "indexes": self.writers, "data": lambda: self.writers()[:1]}
+        return nodes[changes]()
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Keep a revision that runs on every node, and its entry in Alembic's table, from being replicated."""

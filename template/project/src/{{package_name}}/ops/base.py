@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
 
+from . import indexes
 from .effects import Effect
 
 Changes: TypeAlias = Literal["schema", "data", "indexes"]
@@ -85,6 +86,10 @@ class BaseTopology:
     """Effects of a revision that cannot be had, by their kind, each with the reason and the way out."""
     paused_effects: ClassVar[Mapping[str, str]] = {}
     """Effects that only a revision with `contract = True` may have, by their kind, each with reason and way out."""
+    can_rehearse: ClassVar[bool] = True
+    """True if a transaction shows its locks and its schema changes, so that `migrate --plan` can rehearse revisions."""
+    followers: ClassVar[str] = "{} gets it, too"
+    """Description of how the nodes in the braces get what a revision changes on the others."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
 
@@ -134,6 +139,8 @@ class BaseTopology:
     def refusal(self, statement: str, changes: Changes) -> str | None:
         """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
         for plain in split_statements(statement):
+            if changes == "indexes" and " ALEMBIC_VERSION" not in plain and not indexes.ALLOWED.match(plain):
+                return indexes.NOT_ALLOWED
             of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
             for pattern, reason in (*self.refused, *of_kind):
                 if re.match(pattern, plain):

@@ -98,7 +98,13 @@ def migrate(
     ] = "head",
     down: Down = False,
     yes: Yes = False,
+    contract: Annotated[
+        bool, typer.Option("--contract", help="Also run revisions that take away what earlier code uses.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
@@ -111,11 +117,18 @@ def migrate(
     if down and to == "head":
         raise MigrationError("--down needs a target: -1, a revision, or `base`")
     owner = next(iter(urls.values())).username or ""
+    if plan or sql or as_json:
+        from .plan import make_plan
+
+        planned = make_plan(admin_urls, owner=owner, target=to, down=down, rehearse=not sql)
+        print(planned.json() if as_json else "\n".join(planned.sql() if sql else planned.lines()))
+        return
     revision = runner.migrate(
         admin_urls,
         owner=owner,
         target=to,
         down=down,
+        contract=contract,
         wait=wait,
         on_step=show,
         confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),

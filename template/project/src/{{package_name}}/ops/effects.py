@@ -182,8 +182,7 @@ def _is_new_key(old: Row[Any] | None) -> bool:
 
 _OWN = """
     WITH own AS (
-        SELECT pg_class.oid AS relation, relnamespace::regnamespace || '.' || quote_ident(relname) AS "table", relkind,
-               greatest(reltuples, 0)::bigint AS rows
+        SELECT pg_class.oid AS relation, relnamespace::regnamespace || '.' || quote_ident(relname) AS "table", relkind
         FROM pg_class
         WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384 AND relname <> 'alembic_version'
           AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND classid = 1259 AND deptype = 'e')
@@ -194,7 +193,7 @@ _OWN = """
 
 _TABLES = f"""{_OWN}
     SELECT relation, "table", pg_relation_filenode(relation) AS file,
-           CASE WHEN relkind = 'r' THEN pg_relation_size(relation) END AS size, rows
+           CASE WHEN relkind = 'r' THEN pg_relation_size(relation) END AS size
     FROM own
 """  # noqa: S608 - a constant
 

@@ -29,6 +29,7 @@ from . import PROGRAM
 from .base import Changes, MigrationError, Step
 from .connections import as_owner, become_owner, connect_all, engine_for
 from .effects import Catalogue, compare, read_catalogue
+from .indexes import drop_leftovers
 from .topology import Topology
 
 COUNTED_ROWS = 1_000_000
@@ -332,7 +333,7 @@ class _Run:
     on_step: Callable[[Step], None]
 
     def step(self, script: Script, back: bool) -> None:
-        changes: Changes = getattr(script.module, "changes", "schema")
+        changes = changes_of(script)
         with ExitStack() as stack:
             if changes == "schema" and (back or is_contract(script)):
                 pause = stack.enter_context(self.topology.pausable_writes())
@@ -347,36 +348,59 @@ class _Run:
     def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
         url = self.admin_urls[node]
         with engine_for(url, statement_timeout=0, owner=self.owner).connect() as connection:
+            if changes == "indexes":
+                connection.execution_options(isolation_level="AUTOCOMMIT")
             self.topology.configure_revision(connection, changes)
             become_owner(connection)
-            before = self._catalogue(connection, changes)
-            connection.commit()
-
-            @event.listens_for(connection, "before_cursor_execute")
-            def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-                if reason := self.topology.refusal(statement, changes):
-                    raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
-
-            @event.listens_for(connection, "commit")
-            def refuse_tables(connection: Connection) -> None:
-                wrong = self.topology.wrongly_changed(connection, changes)
-                for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
-                    raise MigrationError(f"refused: table {table}: {reason}")
-                effects = compare(before, self._catalogue(connection, changes), nodes=len(self.topology.connections))
-                for effect in effects:
-                    if reason := self.topology.effect_refusal(effect, contract=back or is_contract(script)):
-                        raise MigrationError(f"refused: {effect}. {reason}")
+            if changes == "indexes":
+                drop_leftovers(connection, statements_of(script.module, back=back))
+            guard(connection, self.topology, script, back=back)
 
             self.config.attributes["connection"] = connection
             with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
                 self.scripts.run_env()
 
-    def _catalogue(self, connection: Connection, changes: Changes) -> Catalogue:
-        if changes == "data" or not self.topology.refused_effects:
+
+def guard(connection: Connection, topology: Topology, script: Script, *, back: bool) -> None:
+    """Let a connection refuse what a revision must not do: a statement before it is sent, an effect before COMMIT.
+
+    Args:
+        connection: the connection that the revision runs on, before its first transaction.
+        topology: the nodes.
+        script: the revision.
+        back: it is about to be undone.
+    """
+    changes = changes_of(script)
+
+    def catalogue() -> Catalogue:
+        if changes != "schema" or not topology.refused_effects:
             return Catalogue({}, {}, {}, {})
         # The application can have put functions of its own before the server's.
         connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
-        return read_catalogue(connection, without=Topology.system_schemas, rows=True)
+        return read_catalogue(connection, without=topology.system_schemas, rows=True)
+
+    before = catalogue()
+    connection.commit()
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if reason := topology.refusal(statement, changes):
+            raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
+
+    @event.listens_for(connection, "commit")
+    def refuse_effects(connection: Connection) -> None:
+        wrong = topology.wrongly_changed(connection, changes)
+        for table, reason in (*topology.unreplicable_tables(connection), *wrong):
+            raise MigrationError(f"refused: table {table}: {reason}")
+        for effect in compare(before, catalogue(), nodes=len(topology.connections)):
+            if reason := topology.effect_refusal(effect, contract=back or is_contract(script)):
+                raise MigrationError(f"refused: {effect}. {reason}")
+
+
+def changes_of(script: Script) -> Changes:
+    """Return the subject of a revision."""
+    changes: Changes = getattr(script.module, "changes", "schema")
+    return changes
 
 
 def is_contract(script: Script) -> bool:
