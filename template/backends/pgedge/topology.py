@@ -181,8 +181,9 @@ class Topology(BaseTopology):
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""
-        nodes = {"schema": self.ddl_nodes, "indexes": self.writers, "data": lambda: self.writers()[:1]}
-        return nodes[changes]()
+        if changes == "schema":
+            return self.ddl_nodes()
+        return self.writers() if changes == "indexes" else self.writers()[:1]
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Keep a revision that runs on every node, and its entry in Alembic's table, from being replicated."""

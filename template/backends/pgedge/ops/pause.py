@@ -43,6 +43,8 @@ def pausable_writes(topology: BaseTopology) -> Iterator[Pause]:
                 held.callback(_release, connection)
             topology.wait_for_catchup()
             yield
+            # What the operations wrote meanwhile could meet a client's change of the same row.
+            topology.wait_for_catchup()
 
     try:
         for connection in nodes:

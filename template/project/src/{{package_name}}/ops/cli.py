@@ -144,14 +144,23 @@ def migrate(
 def revision(
     message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")],
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
+    change: Annotated[
+        str | None,
+        typer.Option("--expand-contract", metavar="CHANGE", help="Write the steps for a column: `help` lists them."),
+    ] = None,
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
     from alembic import command
     from alembic.util import CommandError
 
+    from .expand_contract import write_steps
     from .migrate import load_config
 
-    configured_urls()
+    urls, admin_urls = configured_urls()
+    if change is not None:
+        for file in write_steps(admin_urls, change, message, owner=next(iter(urls.values())).username or ""):
+            print(file)
+        return
     try:
         command.revision(load_config(), message=message, autogenerate=not empty)
     except CommandError as error:

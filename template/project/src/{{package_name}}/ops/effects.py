@@ -164,8 +164,8 @@ def _is_wider(old: Row[Any], new: Row[Any]) -> bool:
         return True
     if old.base == "numeric":
         # The modifier has the precision in its upper and the scale in its lower half.
-        return old.modifier != -1 and new.modifier >= old.modifier and (new.modifier - old.modifier) % 65536 == 0
-    return -1 < old.modifier <= new.modifier
+        return bool(old.modifier != -1 and new.modifier >= old.modifier and (new.modifier - old.modifier) % 65536 == 0)
+    return bool(-1 < old.modifier <= new.modifier)
 
 
 _WIDER = {

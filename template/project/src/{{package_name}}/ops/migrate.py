@@ -355,6 +355,7 @@ class _Run:
             if changes == "indexes":
                 drop_leftovers(connection, statements_of(script.module, back=back))
             guard(connection, self.topology, script, back=back)
+            connection.info["pausable"] = self.topology.pausable_writes
 
             self.config.attributes["connection"] = connection
             with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
@@ -393,8 +394,8 @@ def guard(connection: Connection, topology: Topology, script: Script, *, back: b
         for table, reason in (*topology.unreplicable_tables(connection), *wrong):
             raise MigrationError(f"refused: table {table}: {reason}")
         for effect in compare(before, catalogue(), nodes=len(topology.connections)):
-            if reason := topology.effect_refusal(effect, contract=back or is_contract(script)):
-                raise MigrationError(f"refused: {effect}. {reason}")
+            if refusal := topology.effect_refusal(effect, contract=back or is_contract(script)):
+                raise MigrationError(f"refused: {effect}. {refusal}")
 
 
 def changes_of(script: Script) -> Changes:
@@ -411,7 +412,8 @@ def is_contract(script: Script) -> bool:
 def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
     for number, (script, back) in enumerate(path):
         if not back and is_contract(script):
-            before = f"`{PROGRAM} migrate {path[number - 1][0].revision}` runs those before it, and " if number else ""
+            earlier = [f"`{PROGRAM} migrate {one.revision}` runs those before it, and " for one, _ in path[:number]]
+            before = earlier[-1] if earlier else ""
             raise MigrationError(
                 f"revision {script.revision} ({script.doc}) takes away what earlier code may still use: {before}"
                 f"`{PROGRAM} migrate --contract` runs it, once every process has code that does without"
