@@ -9,13 +9,14 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 
 import re
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import permutations
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from .base import BaseTopology, Changes, Link, Pause, TopologyError
+from .base import BaseTopology, Changes, Link, MigrationError, Pause, TopologyError
 from .pause import pausable_writes
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
@@ -178,6 +179,25 @@ class Topology(BaseTopology):
     def pausable_writes(self) -> AbstractContextManager[Pause]:
         """Prepare to pause the writes of clients on every node, so that no row is on its way to a changed table."""
         return pausable_writes(self)
+
+    @staticmethod
+    def autogenerate_options() -> dict[str, Any]:
+        """Refuse models that the mesh cannot hold."""
+        # Imported here, because it needs this module, and only new revisions need Alembic.
+        from .mesh_models import refuse_models
+
+        return {"process_revision_directives": refuse_models}
+
+    def try_lock(self, held: ExitStack) -> str | None:
+        """Take the migration lock until `held` is closed; refuse if nodes of the mesh are not among the connections."""
+        for node, connection in self.connections.items():
+            links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
+            if len(links) > len(self.connections) - 1:
+                raise MigrationError(
+                    f"{node} has {len(links)} peers, and {len(self.connections) - 1} of them are configured: "
+                    "name every node of the mesh, because a migration needs all of them"
+                )
+        return super().try_lock(held)
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""

@@ -221,14 +221,31 @@ class TenantAdmin:
 
     # Steps of commands.
 
-    def migrate(self, server: str, name: str, target: str, *, down: bool = False) -> str:
+    def migrate(
+        self,
+        server: str,
+        name: str,
+        target: str,
+        *,
+        down: bool = False,
+        contract: bool = False,
+        wait: float = 0.0,
+    ) -> str:
         """Migrate a tenant's database to a revision, or to `head`; return the revision, or raise `MigrationError`.
 
-        A revision behind the one the database is at needs `down`.
+        A revision behind the one the database is at needs `down`; for the other options see `migrate.migrate`.
         """
         urls = {server: self.database_url(server, name)}
         with _alembic:
-            return runner.migrate(urls, owner=database_of(name), target=target, down=down, project=self.project)
+            return runner.migrate(
+                urls,
+                owner=database_of(name),
+                target=target,
+                down=down,
+                contract=contract,
+                wait=wait,
+                project=self.project,
+            )
 
     def remove_leftovers(self, registry: Connection, found: Placement) -> Placement:
         """Remove what a move has left on another server, and return the placement then."""

@@ -18,7 +18,7 @@ from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Down, Yes, configured_urls, confirm_loss, out, print_status, talk
+from .console import Commands, Contract, Down, Wait, Yes, configured_urls, confirm_loss, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
 
@@ -98,10 +98,8 @@ def migrate(
     ] = "head",
     down: Down = False,
     yes: Yes = False,
-    contract: Annotated[
-        bool, typer.Option("--contract", help="Also run revisions that take away what earlier code uses.")
-    ] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
+    contract: Contract = False,
+    wait: Wait = 0,
     plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
