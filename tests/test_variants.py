@@ -68,6 +68,7 @@ FILES = """
     src/shop/limits.py
     src/shop/models.py
     src/shop/ops/__init__.py
+    src/shop/ops/backfill.py
     src/shop/ops/base.py
     src/shop/ops/catalogue.sql
     src/shop/ops/cli.py
@@ -83,8 +84,12 @@ FILES = """
     src/shop/ops/cluster/server.py
     src/shop/ops/connections.py
     src/shop/ops/console.py
+    src/shop/ops/effects.py
+    src/shop/ops/expand_contract.py
     src/shop/ops/file_reader.py
+    src/shop/ops/indexes.py
     src/shop/ops/migrate.py
+    src/shop/ops/plan.py
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py

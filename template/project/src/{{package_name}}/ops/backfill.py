@@ -1,6 +1,4 @@
-"""Fill a column of a large table in batches, in a revision with `changes = "data"`.
-
-    from shop.ops.backfill import backfill
+"""Fill a column of a large table in batches, in a revision with `changes = "data"`:
 
     def upgrade() -> None:
         backfill("account", "holder = owner", where="holder IS DISTINCT FROM owner")
