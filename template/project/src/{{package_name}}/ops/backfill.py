@@ -1,4 +1,4 @@
-"""Fill a column of a large table in batches, in a revision with `changes = "data"`:
+"""Fill a column of a large table in batches, in a revision with `changes = "data"`.
 
     def upgrade() -> None:
         backfill("account", "holder = owner", where="holder IS DISTINCT FROM owner")
