@@ -24,7 +24,7 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # were 5514 and 7465 before the rules of the runtime on objects, reads, values of bulk loads, URLs,
 # forks and full pools, 6434 and 8425 before those on who reads what the application owns, who owns the
 # folders of a cluster, and what a revision may state.
-LINES = {"pgedge": 6882, "tenants": 8883}
+LINES = {"pgedge": 8190, "tenants": 10020}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

@@ -43,7 +43,7 @@ def pausable_writes(topology: BaseTopology) -> Iterator[Pause]:
                 held.callback(_release, connection)
             topology.wait_for_catchup()
             yield
-            # What the operations wrote meanwhile could meet a client's change of the same row.
+            # A row that the operations wrote meanwhile could meet a client's change of it.
             topology.wait_for_catchup()
 
     try:

@@ -28,7 +28,7 @@ def backfill(table: str, assignments: str, *, where: str = "true", rows: int = 1
 
     Args:
         table: name of the table, as SQL has it.
-        assignments: what follows SET in an UPDATE of the table.
+        assignments: the part of an UPDATE that follows SET.
         where: condition for the rows that still need it; it must not hold for a row that is done.
         rows: number of rows in a batch.
         rest: pause between two batches, in multiples of the time that a batch took.

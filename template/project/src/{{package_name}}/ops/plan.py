@@ -37,7 +37,7 @@ BLOCKED = {
     "ExclusiveLock": "writes",
     "AccessExclusiveLock": "reads and writes",
 }
-"""Clients that a lock on a table blocks, weakest first: https://www.postgresql.org/docs/current/explicit-locking.html"""
+"""Clients that a lock blocks, weakest first: https://www.postgresql.org/docs/current/explicit-locking.html"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PlannedRevision:
     contract: bool
     nodes: Sequence[str]
     followers: str
-    """How the other nodes get it; empty if there are none."""
+    """Description of how the other nodes get it; empty if there are none."""
     statements: Sequence[PlannedStatement]
     is_reversible: bool
     refusal: str | None = None
@@ -261,7 +261,7 @@ class _Rehearsal:
             return read_catalogue(connection, without=self.topology.system_schemas)
 
         state = [look()] if changes == "schema" else []
-        # What was read up to here would count as a scan by the first statement.
+        # Reads up to here would count as a scan by the first statement.
         driver.execute("SELECT pg_stat_force_next_flush()")
         connection.commit()
         is_looking = [False]
