@@ -28,6 +28,8 @@ FORMS = """
     move TABLE.COLUMN to OTHER by KEY   (OTHER.KEY has the primary key of TABLE)
 """
 
+_NO_WAY_BACK = 'raise NotImplementedError("the values of the old column are gone; write the change back as a new one")'
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -77,8 +79,9 @@ def write_steps(
     files = []
     for number, draft in enumerate(drafts, start=1):
         title = f"{message}, {number} of {len(drafts)}: {draft.title}"
+        imports = f"from {__package__}.backfill import backfill" if draft.changes == "data" else ""
         up, down = _body(draft.up), _body(draft.down)
-        script = scripts.generate_revision(rev_id(), title, head="head", imports="", upgrades=up, downgrades=down)
+        script = scripts.generate_revision(rev_id(), title, head="head", imports=imports, upgrades=up, downgrades=down)
         if script is None:
             raise MigrationError("Alembic wrote no revision")
         path = Path(script.path)
@@ -157,7 +160,7 @@ def _replace(column: Column, new: str, new_type: str, using: str | None, *, keep
             f"{alter} DROP COLUMN {old}",
             *([last] if keep_name else []),
         ],
-        [],
+        [_NO_WAY_BACK],
         contract=True,
     )
     return [expand, fill, contract]
@@ -196,12 +199,15 @@ def _move(column: Column, found: Mapping[str, str]) -> list[Draft]:
     there = f"SELECT source.{name} FROM {table} AS source WHERE source.{column.key} = {key}"
     where = f"{name} IS NULL AND EXISTS ({there} AND source.{name} IS NOT NULL)"
     fill = f"backfill({other!r}, {f'{name} = ({there})'!r}, where={where!r})"
+    gone = f"ALTER TABLE {table} DROP COLUMN {name}"
     add = f"ALTER TABLE {other} ADD COLUMN {name} {column.type}"
     drop = f"ALTER TABLE {other} DROP COLUMN {name}"
     return [
         Draft(f"add it to {other}", [add, *make], [*remove, drop]),
         Draft("fill it in", [fill], [], changes="data"),
-        Draft(f"drop it from {table}", [*remove, f"ALTER TABLE {table} DROP COLUMN {name}"], [], contract=True),
+        Draft(
+            f"drop it from {table}", [*remove, f"ALTER TABLE {table} DROP COLUMN {name}"], [_NO_WAY_BACK], contract=True
+        ),
     ]
 
 
@@ -217,22 +223,24 @@ _WRITERS: Mapping[str, Callable[[Column, Mapping[str, str]], list[Draft]]] = {
 
 
 def _body(lines: list[str]) -> str:
-    calls = [line if line.startswith("backfill(") else f"op.execute({line!r})" for line in lines]
+    calls = [line if re.match(r"backfill\(|raise ", line) else f"op.execute({line!r})" for line in lines]
     return "\n    ".join(calls)
 
 
 def _with_attributes(content: str, draft: Draft) -> str:
-    """Return the file with the subject and the confirmation that the draft needs, and without unused imports."""
+    """Return the content of a revision with the subject and confirmation of the draft, and the imports that it uses."""
     attributes = f'changes = "{draft.changes}"\n' + ("contract = True\n" if draft.contract else "")
     content, number = re.subn(r'^changes = "schema"\n', attributes, content, flags=re.MULTILINE)
     if not number:
         content = content.replace("\n\n\ndef upgrade", f"\n\n{attributes}\n\ndef upgrade", 1)
-    package = __name__.partition(".")[0]
-    imported = "from alembic import op\n"
     if draft.changes == "data":
-        imported = f"\nfrom {package}.ops.backfill import backfill\n"
-    return content.replace("import sqlalchemy as sa\nfrom alembic import op\n", imported.lstrip("\n"), 1)
+        content = _UNUSED.sub("\n\n", content, count=1)
+    content = content.replace("import sqlalchemy as sa\n", "")
+    # A docstring is a body.
+    return content.replace('"""\n    pass\n', '"""\n')
 
+
+_UNUSED = re.compile(r"\n*(import sqlalchemy as sa\n)?(from alembic import op\n)?\n*(?=from \S+\.backfill)")
 
 _COLUMN = """
     SELECT quote_ident(attname) AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS is_required,
