@@ -205,9 +205,7 @@ def _move(column: Column, found: Mapping[str, str]) -> list[Draft]:
     return [
         Draft(f"add it to {other}", [add, *make], [*remove, drop]),
         Draft("fill it in", [fill], [], changes="data"),
-        Draft(
-            f"drop it from {table}", [*remove, f"ALTER TABLE {table} DROP COLUMN {name}"], [_NO_WAY_BACK], contract=True
-        ),
+        Draft(f"drop it from {table}", [*remove, gone], [_NO_WAY_BACK], contract=True),
     ]
 
 
