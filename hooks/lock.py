@@ -1,4 +1,4 @@
-"""Hook after a render, on request: write uv.lock, the exact versions of all dependencies.
+"""Hook after a render, where uv is installed: write uv.lock, with the hash of every file of the dependencies.
 
 It never fails a render: without uv or network, it returns the command to run later. By hand, after a plain
 `copier copy`:
@@ -14,7 +14,7 @@ from pathlib import Path
 
 LATER = "run `uv lock` in the project"
 # Seconds; arbitrary. Resolving takes seconds, waiting for a dead name server has no end.
-TIMEOUT = 120.0
+TIMEOUT = 60.0
 
 
 def run(project: Path) -> str:

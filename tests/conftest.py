@@ -217,7 +217,14 @@ class Scaffold:
         return subprocess.run(
             [sys.executable, "-m", "scaffold", *arguments],
             cwd=cwd or self.place,
-            env={**os.environ, "PYTHONPATH": str(root / "generator"), "COLUMNS": "200", **(env or {})},
+            # A lock that a test does not ask for takes no network, and fails at once.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(root / "generator"),
+                "COLUMNS": "200",
+                "UV_OFFLINE": "1",
+                **(env or {}),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

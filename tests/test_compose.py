@@ -1,11 +1,13 @@
 """The nodes of `compose.yaml` in real containers, driven by the project's command line.
 
 No image is pulled: a backend without a local image is skipped. An image may be a local stand-in, labelled
-`stand-in=true`; the project must report it as one.
+`stand-in=true`; the project must report it as one. A stand-in has the tag of the image that it stands in for,
+and never its digest.
 """
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -102,6 +104,17 @@ class Project:
         assert result.returncode == 0, result.stderr
         return set(result.stdout.split())
 
+    def use_stand_in(self) -> None:
+        """Name the image by its tag alone if only a local stand-in of that tag is here."""
+        pinned: str = self.profile["image"]
+        tag = pinned.partition("@")[0]
+        label = '{{index .Config.Labels "stand-in"}}'
+        if self.call("docker", "image", "inspect", pinned).returncode and (
+            self.call("docker", "image", "inspect", "--format", label, tag).stdout.strip() == "true"
+        ):
+            [variable] = re.findall(r"\$\{([A-Z]+_IMAGE):-", (self.folder / "compose.yaml").read_text())
+            self.environment[variable] = tag
+
     def left(self) -> list[str]:
         """Return the containers, volumes and networks of the project that are left."""
         label = f"label=com.docker.compose.project={self.name}"
@@ -140,6 +153,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if reason := why_not():
         pytest.skip(reason)
     project = Project(tmp_path_factory.mktemp("compose") / "shop", request.param)
+    project.use_stand_in()
     for image in sorted(project.images()):
         if project.call("docker", "image", "inspect", image).returncode:
             pytest.skip(f"no local image {image}, and tests pull none")
@@ -172,8 +186,51 @@ def test_a_stand_in_is_called_one(project: Project) -> None:
     label = '{{index .Config.Labels "stand-in"}}'
     labelled = project.call("docker", "image", "inspect", "--format", label, image).stdout.strip()
     stderr = project.shop("status").stderr
-    assert image in stderr
+    assert image.partition("@")[0] in stderr
     assert ("stand-in" in stderr) is (labelled == "true")
+
+
+def test_a_container_is_confined(project: Project) -> None:
+    """The engine has what compose.yaml promises, and a program inside meets it."""
+    names = project.call("docker", "compose", "ps", "--quiet").stdout.split()
+    found = json.loads(project.call("docker", "inspect", *names).stdout)
+    assert len(found) >= len(project.nodes)
+    for container in found:
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert min(host["Memory"], host["PidsLimit"]) > 0
+        assert host["CapDrop"] == ["ALL"]
+        assert not host["CapAdd"]
+        assert host["LogConfig"]["Config"]["max-size"]
+        inside = ("docker", "exec", container["Id"], "bash", "-c")
+        assert project.call(*inside, "id -u").stdout.strip() not in ("", "0")
+        assert project.call(*inside, "grep CapEff /proc/self/status").stdout.split() == ["CapEff:", "0" * 16]
+        for path in ("/x", "/etc/x", "/usr/bin/x"):
+            assert "Read-only file system" in project.call(*inside, f"echo > {path}").stderr
+
+
+def test_a_login_inside_a_container_needs_a_password(project: Project) -> None:
+    if project.profile["can_be_insecure"]:
+        pytest.skip("the nodes are no PostgreSQL")
+    for host in ("127.0.0.1", "localhost"):
+        login = f"psql -w -h {host} -U admin -d postgres -c 'SELECT 1'"
+        refused = project.call("docker", "compose", "exec", "-T", project.nodes[0], "bash", "-c", login)
+        assert "no password supplied" in refused.stderr
+    rules = "SELECT DISTINCT auth_method FROM pg_hba_file_rules ORDER BY 1"
+    login = f'psql -XqAt -U admin -d postgres -c "{rules}"'
+    given = project.call("docker", "compose", "exec", "-T", project.nodes[0], "bash", "-c", login)
+    assert given.stdout.split() == ["peer", "scram-sha-256"]
+
+
+def test_the_container_that_watches_links_can_log_in_as_the_monitor_only(project: Project) -> None:
+    inside = ("docker", "compose", "exec", "-T", "mesh", "bash", "-c")
+    if "mesh:" not in (project.folder / "compose.yaml").read_text():
+        pytest.skip("no container watches links here")
+    logins = project.call(*inside, "cat /job/*pass*").stdout.split()
+    assert [login.split(":")[3] for login in logins] == ["shop_monitor"]
+    query = "SELECT count(*) FROM pg_authid"
+    refused = project.call(*inside, f'psql -w -h {project.nodes[0]} -U "$MONITOR" -c "{query}"')
+    assert "permission denied" in refused.stderr
 
 
 def test_up_leaves_alone_what_runs(project: Project) -> None:

@@ -292,15 +292,26 @@ def test_what_is_locked_is_what_the_project_installs(renders: Path, tmp_path: Pa
 # Within a render
 
 
-def test_what_is_committed_includes_the_lock(scaffold: Scaffold, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [[], ["--lock"]])
+def test_what_is_committed_includes_the_lock(asked: list[str], scaffold: Scaffold, tmp_path: Path) -> None:
     path = program(tmp_path / "bin", "uv", 'echo "$@" > uv.lock')
-    result = scaffold("new", "shop", "--lock", env={"PATH": path})
+    result = scaffold("new", "shop", *asked, env={"PATH": path})
     assert result.returncode == 0, result.stderr
     assert "uv.lock" in git(scaffold.place / "shop", "ls-files").splitlines()
 
 
-def test_hooks_are_optional(scaffold: Scaffold) -> None:
-    assert scaffold("new", "shop", "--no-git").returncode == 0
+def test_a_render_without_a_network_says_so_in_one_line(scaffold: Scaffold, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "uv", "echo 'error: dns error' >&2; exit 2")
+    result = scaffold("new", "shop", env={"PATH": path})
+    assert result.returncode == 0, result.stderr
+    [line] = [line for line in (result.stdout + result.stderr).splitlines() if "uv.lock" in line]
+    assert "dns error" in line
+    assert "uv.lock" not in git(scaffold.place / "shop", "ls-files").splitlines()
+
+
+def test_hooks_are_optional(scaffold: Scaffold, tmp_path: Path) -> None:
+    path = program(tmp_path / "bin", "uv", 'echo "$@" > uv.lock')
+    assert scaffold("new", "shop", "--no-git", "--no-lock", env={"PATH": path}).returncode == 0
     assert not (scaffold.place / "shop/.git").exists()
     assert not (scaffold.place / "shop/uv.lock").exists()
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import tarfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -260,26 +258,3 @@ def test_an_interrupted_render_leaves_nothing_behind(
     assert process.returncode == code
     assert "Traceback" not in stderr
     assert names(scaffold.place) == []
-
-
-# Contents of a source distribution
-
-
-def test_a_source_distribution_holds_no_secret(renders: Path, tmp_path: Path) -> None:
-    project = shutil.copytree(renders / DEFAULT, tmp_path / "shop")
-    secret = [".env", ".env.production", ".secrets/admin", ".cluster/env", ".cluster/state.json"]
-    for name in secret:
-        (project / name).parent.mkdir(exist_ok=True)
-        (project / name).write_text("a password")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path, project],
-        capture_output=True,
-        check=True,
-    )
-    (built,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(built) as archive:
-        packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert ".env.example" in packed
-    assert packed.isdisjoint(secret)
-    ignored = (project / ".dockerignore").read_text().split()
-    assert {".env", ".env.*", "!.env.example", ".secrets/", ".cluster/"} <= set(ignored)

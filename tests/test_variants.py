@@ -33,6 +33,7 @@ FILES = """
     .dockerignore
     .env.example
     .gitattributes
+    .github/dependabot.yml
     .gitignore
     LICENSE
     Makefile
@@ -90,12 +91,15 @@ FILES = """
     src/shop/ops/indexes.py
     src/shop/ops/migrate.py
     src/shop/ops/plan.py
+    src/shop/ops/privileges.py
+    src/shop/ops/privileges.sql
     src/shop/ops/topology.py
     src/shop/ops/verify/__init__.py
     src/shop/ops/verify/check.py
     src/shop/ops/verify/checks/__init__.py
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
+    src/shop/ops/verify/checks/privileges.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/scratch.py
     src/shop/py.typed
@@ -115,6 +119,7 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/models.py
+    tests/runtime/privilege_additions.py
     tests/runtime/processes.py
     tests/runtime/project/__init__.py
     tests/runtime/project/alembic.ini
@@ -132,6 +137,7 @@ FILES = """
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
+    tests/runtime/test_privileges.py
     tests/runtime/test_reading.py
     tests/runtime/test_retry.py
     tests/runtime/test_routing.py
@@ -539,5 +545,6 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
+        "tests/runtime/test_rows.py",
         "tests/runtime/test_verify.py",
     }

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -81,7 +82,10 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
     git: Annotated[
         bool, typer.Option("--git/--no-git", help="Create a repository with a first commit.")
     ] = True,
-    lock: Annotated[bool, typer.Option("--lock", help="Write uv.lock, if uv is installed.")] = False,
+    lock: Annotated[
+        bool | None,
+        typer.Option("--lock/--no-lock", help="Write uv.lock, with hashes; by default if uv is installed."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the answers and the files; write nothing.")
     ] = False,
@@ -114,6 +118,8 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
             for file in render.temporary_render(root, given):
                 typer.echo(f"  {file}")
             return
+        if lock is None:
+            lock = shutil.which("uv") is not None
         project = render.make(root, path, given, git=git, lock=lock, ask=ask)
         if source.has_uncommitted_changes(root):
             project.notes.append("template: has uncommitted changes, which `copier update` cannot find again")

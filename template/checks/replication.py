@@ -30,7 +30,7 @@ class RowsReachEveryNode(Check):
         """Write rows on each node in turn and wait for each row on the others."""
         lags: dict[str, list[float]] = defaultdict(list)
         lost: set[str] = set()
-        with context.topology(**context.scratch.options) as topology:
+        with context.on_scratch() as topology:
             for origin in topology.writers():
                 others = [node for node in topology.receivers(origin) if node != origin]
                 ends = {f"{origin}→{node}": topology.connections[node] for node in others}
@@ -45,6 +45,7 @@ class RowsReachEveryNode(Check):
                                 waiting.discard(link)
                         time.sleep(0.0005)
                     lost |= waiting
+        with context.topology() as topology:
             states = {f"{link.origin}→{link.receiver}": link.state for link in topology.links()} if lost else {}
         evidence = {"lag_ms": {link: milliseconds(values) for link, values in lags.items()}}
         if lost:

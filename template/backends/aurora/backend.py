@@ -33,7 +33,7 @@ class RouteOptions(BaseRouteOptions, total=False):
     """Seconds that a reader may be behind; None: any number."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Route(BaseRoute):
     """Options in force for a unit of work; see `RouteOptions`."""
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from ..connections import Unreachable, connect
 from . import ClusterError, NodeState
 from .container_cluster import START_TIMEOUT, ContainerCluster, Containers
-from .nodes import DATABASE, Node, find_node
+from .nodes import Node, find_node
 
 
 class Compose(ContainerCluster):
@@ -42,7 +42,7 @@ class Compose(ContainerCluster):
             return None
         url = self._urls(self.superuser, self._password("admin_password"), containers)[node.name]
         try:
-            with connect(url, node=node.name, owner=DATABASE) as connection:
+            with connect(url, node=node.name, pinned=True) as connection:
                 return "reader" if connection.scalar(text("SELECT pg_is_in_recovery()")) else "writer"
         except (Unreachable, DBAPIError):
             return None

@@ -85,11 +85,12 @@ class Topology(BaseTopology):
 
     @staticmethod
     def register_commands(app: Typer) -> None:
-        """Add the commands that change which node is the writer."""
+        """Add the commands that compare rows and that change which node is the writer."""
         from .commands import failover, rejoin
+        from .diff import diff
 
-        app.command()(failover)
-        app.command()(rejoin)
+        for command in (diff, failover, rejoin):
+            app.command()(command)
 
 
 def is_aurora(connection: Connection) -> bool:

@@ -41,7 +41,7 @@ class RouteOptions(BaseRouteOptions, total=False):
     """Read the database as it was about five seconds ago: the nearest replica answers, without waiting for writers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Route(BaseRoute):
     """Options in force for a unit of work; see `RouteOptions`."""
 
@@ -123,4 +123,5 @@ class SpreadingRouter(Router):
     """Spread work over all nodes, because each serves everything; a preferred node or the key's node comes first."""
 
     def _order(self, route: BaseRoute) -> list[str]:
-        return sorted(random.sample(self.nodes, len(self.nodes)), key=self._affinity(route))
+        shuffled = random.sample(self.nodes, len(self.nodes))
+        return sorted(shuffled, key=self._affinity(route))

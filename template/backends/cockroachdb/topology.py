@@ -22,7 +22,7 @@ from ..db import RetryPolicy
 from ..db.backend import Backend, Route
 from ..db.connection import software as reported_software
 from ..db.retry import Attempts, sqlstate_of
-from .base import BaseTopology, Changes
+from .base import BaseTopology, Changes, Lock
 
 OPERATIONS = "operations"
 """Schema of the tables that belong to no revision."""
@@ -65,25 +65,25 @@ class Topology(BaseTopology):
         """Return no table: every node has all of them."""
         return []
 
-    def try_lock(self, held: ExitStack) -> str | None:
-        """Take the migration lock until `held` is closed, and return None; otherwise return the process that has it.
+    def try_lock(self, held: ExitStack, lock: Lock = "migration") -> str | None:
+        """Take a lock until `held` is closed, and return None; otherwise return the process that has it.
 
         A row written by an open transaction serves as the advisory lock that CockroachDB lacks: another writer is told
         at once. The cluster ends the transaction within five seconds after its connection is lost.
         """
         connection = self.connections[self.ddl_nodes()[0]]
-        table, holders = f"{OPERATIONS}.migration_lock", f"{OPERATIONS}.migration_holder"
+        table, holders = f"{OPERATIONS}.{lock}_lock", f"{OPERATIONS}.{lock}_holder"
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {OPERATIONS}"))
         connection.execute(text(f"CREATE TABLE IF NOT EXISTS {table} (id int PRIMARY KEY, taken int NOT NULL)"))
         connection.execute(text(f"CREATE TABLE IF NOT EXISTS {holders} (id int PRIMARY KEY, holder text NOT NULL)"))
-        lock = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
+        locked = text(f"SELECT id FROM {table} WHERE id = 1 FOR UPDATE NOWAIT")  # noqa: S608 - a constant
         transaction = connection.engine.connect().execution_options(isolation_level=Backend.isolation_level)
         holder = held.enter_context(transaction)
         try:
-            if holder.scalar(lock) is None:
+            if holder.scalar(locked) is None:
                 holder.execute(text(f"INSERT INTO {table} VALUES (1, 0) ON CONFLICT (id) DO NOTHING"))  # noqa: S608
                 holder.commit()
-                holder.execute(lock)
+                holder.execute(locked)
             # A lock without a write can be lost with the node that keeps it; a write is on a majority.
             holder.execute(text(f"UPDATE {table} SET taken = taken + 1 WHERE id = 1"))  # noqa: S608
         except DBAPIError as error:

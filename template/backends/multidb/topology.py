@@ -1,10 +1,14 @@
 """The servers as the operations see them: unrelated to each other, and one of them holds the tables of models.py."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
+from ..db.twophase import PREFIX
 from .base import BaseTopology, Step
 
 
@@ -20,14 +24,21 @@ class Topology(BaseTopology):
         (r"(CREATE|ALTER|DROP) (DATABASE|ROLE|USER|TABLESPACE)\b", "roles and databases belong to one server"),
     )
 
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas on every node, and roll back the transactions named after them, which lock their tables."""
+        for schema in schemas:
+            for connection in self.connections.values():
+                roll_back_prepared(connection, f"{PREFIX}{schema}")
+        super().drop_schemas(*schemas)
+
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
+        owner_urls: Mapping[str, URL], *, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
         """Migrate the databases with a folder of their own in `migrations` to their newest revision."""
         from .histories import migrate
 
-        return migrate(admin_urls, owner=owner, on_step=on_step, wait=wait)
+        return migrate(owner_urls, on_step=on_step, wait=wait)
 
     @staticmethod
     def register_commands(app: Typer) -> None:
@@ -38,3 +49,14 @@ class Topology(BaseTopology):
         app.add_typer(messages, name="messages")
         app.add_typer(reports, name="reports")
         app.add_typer(twophase, name="twophase")
+
+
+def roll_back_prepared(connection: Connection, prefix: str) -> None:
+    """Roll back the transactions prepared under names with this prefix by this role or one that it is a member of."""
+    left = text(
+        "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts "
+        "WHERE database = current_database() AND pg_has_role(owner, 'MEMBER') AND starts_with(gid, :prefix)"
+    )
+    for statement in connection.scalars(left, {"prefix": prefix}).all():
+        with suppress(DBAPIError):
+            connection.exec_driver_sql(statement.replace("%", "%%"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from .nodes import Node
+from .nodes import ROLES, Node
 from .process_cluster import ProcessCluster
 
 PUBLICATION = "mesh"
@@ -39,6 +39,11 @@ class Embedded(ProcessCluster):
         # The image of a real node has these functions.
         connection.execute(Path(__file__).with_name("snowflake.sql").read_bytes())
         connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")
+        # A revision runs on every node, and keeps its entry in Alembic's table there.
+        connection.execute(
+            "GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text), pg_replication_origin_oid(text), "
+            f'pg_replication_origin_session_setup(text) TO "{ROLES["owner"]}"'
+        )
 
     def _wire(self, nodes: Mapping[str, str]) -> None:
         # One after the other: two concurrent CREATE SUBSCRIPTION wait for each other's transaction, across servers,

@@ -9,14 +9,16 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import permutations
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
+from typer import Typer
 
-from .base import BaseTopology, Changes, Link, MigrationError, Pause, TopologyError
+from .base import BaseTopology, Changes, Link, Lock, MigrationError, Pause, TopologyError
 from .pause import pausable_writes
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
@@ -155,11 +157,11 @@ class Topology(BaseTopology):
                     connection.exec_driver_sql(statement)
         self.wait_for_catchup()
 
-    def drop_schema(self, schema: str) -> None:
-        """Drop a schema, with everything in it, on every node, once all changes to its tables have arrived."""
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas, with everything in them, on every node, once all changes to their tables have arrived."""
         if len(self.ddl_nodes()) > 1:
-            self._drain(schema)
-        super().drop_schema(schema)
+            self._drain(schemas)
+        super().drop_schemas(*schemas)
 
     def node_number(self, node: str) -> int:
         """Return the number that `snowflake.node` gives a node; 0 if it has none."""
@@ -176,9 +178,9 @@ class Topology(BaseTopology):
         reason = f"its rows were changed, and a schema revision {_NO_ROWS}"
         return [(f"{schema}.{table}", reason) for schema, table in rows if schema not in self.system_schemas]
 
-    def pausable_writes(self) -> AbstractContextManager[Pause]:
+    def pausable_writes(self, owners: Mapping[str, Connection]) -> AbstractContextManager[Pause]:
         """Prepare to pause the writes of clients on every node, so that no row is on its way to a changed table."""
-        return pausable_writes(self)
+        return pausable_writes(self, owners)
 
     @staticmethod
     def autogenerate_options() -> dict[str, Any]:
@@ -188,16 +190,16 @@ class Topology(BaseTopology):
 
         return {"process_revision_directives": refuse_models}
 
-    def try_lock(self, held: ExitStack) -> str | None:
-        """Take the migration lock until `held` is closed; refuse if nodes of the mesh are not among the connections."""
-        for node, connection in self.connections.items():
+    def try_lock(self, held: ExitStack, lock: Lock = "migration") -> str | None:
+        """Take a lock until `held` is closed; refuse to migrate if nodes of the mesh are not among the connections."""
+        for node, connection in self.connections.items() if lock == "migration" else ():
             links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
             if len(links) > len(self.connections) - 1:
                 raise MigrationError(
                     f"{node} has {len(links)} peers, and {len(self.connections) - 1} of them are configured: "
                     "name every node of the mesh, because a migration needs all of them"
                 )
-        return super().try_lock(held)
+        return super().try_lock(held, lock)
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""
@@ -212,8 +214,15 @@ class Topology(BaseTopology):
         # Rows that this session changed before would count as the revision's.
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
 
-    def _drain(self, schema: str) -> None:
-        """Wait until every change to the tables of a schema has arrived, deleting the rows that block one.
+    @staticmethod
+    def register_commands(app: Typer) -> None:
+        """Add the command that compares rows."""
+        from .diff import diff
+
+        app.command()(diff)
+
+    def _drain(self, schemas: Sequence[str]) -> None:
+        """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
 
         A change to a table that is gone fails on the receiver for ever and blocks all that follow. A change that
         collides with a row is tried again and again; without the row it succeeds.
@@ -229,7 +238,7 @@ class Topology(BaseTopology):
                 mark_as_local(connection)
                 # Foreign keys do not matter, because all rows go.
                 connection.execute(text("SET session_replication_role = replica"))
-                for statement in connection.scalars(text(_DELETE_ROWS), {"schema": schema}).all():
+                for statement in connection.scalars(text(_DELETE_ROWS), {"schemas": list(schemas)}).all():
                     connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
                 connection.execute(text("SELECT pg_replication_origin_session_reset()"))
@@ -268,7 +277,8 @@ def has_spock(connection: Connection) -> bool:
 def mark_as_local(connection: Connection) -> None:
     """Keep what this session writes from being replicated, because it is about to be written on every node.
 
-    Needs a superuser. Only one session of a node can do it at a time.
+    Needs EXECUTE on these functions, as a superuser and the owner of the tables have it. Only one session of a node can
+    do it at a time.
     """
     create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
     connection.execute(text(create))
@@ -287,7 +297,9 @@ def _position(connection: Connection) -> str:
     return str(connection.scalar(text(f"SELECT {position}")))
 
 
-_DELETE_ROWS = "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = :schema"
+_DELETE_ROWS = (
+    "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
+)
 
 _SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
 

@@ -5,15 +5,14 @@ A tenant that moves is copied from one server to the other by logical replicatio
 
 from collections.abc import Mapping
 
-import psycopg
-from psycopg import sql
-
-from .nodes import DATABASE, Node
+from .nodes import Node
 from .process_cluster import ProcessCluster
 
 
 class Embedded(ProcessCluster):
     """The servers as processes of this machine."""
+
+    secret_settings = ("tenant_secret",)
 
     def _settings(self, node: Node) -> Mapping[str, object]:
         return {
@@ -27,10 +26,3 @@ class Embedded(ProcessCluster):
             # `off` would delay a copy, because only flushed WAL is sent.
             "synchronous_commit": "local",
         }
-
-    def _prepare(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        # By default every role of the server may connect to every database.
-        for database in ("postgres", "template1", DATABASE):
-            connection.execute(
-                sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database))
-            )

@@ -28,6 +28,10 @@ class BackendSettings(BaseSettings):
     """URL of the registry for the application's role; None: `…_registry` on the first server by name."""
     admin_registry: SecretUrl | None = None
     """URL of the registry for the role that may change it; None: as for the application's role."""
+    tenant_secret: SecretStr | None = None
+    """Secret from which the passwords of the tenants' roles are derived; the registry has none of them."""
+    tenant_connections: PositiveInt = 50
+    """Connections that one tenant may have on its server, of all processes: half of PostgreSQL's default limit."""
     server_connections: PositiveInt = 20
     """Connections of one process to each server, however many tenants are there."""
     open_tenants: PositiveInt = 500

@@ -12,7 +12,9 @@
 CREATE SCHEMA IF NOT EXISTS snowflake;
 GRANT USAGE ON SCHEMA snowflake TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS snowflake.id_seq;
+{% if not profile.creates_snowflake %}
 GRANT USAGE ON SEQUENCE snowflake.id_seq TO PUBLIC;
+{% endif %}
 
 -- Called under the lock of _catch_up. Skips two milliseconds, because callers without the lock may have counted on.
 CREATE OR REPLACE FUNCTION snowflake._advance(sequence regclass) RETURNS bigint

@@ -72,11 +72,17 @@ def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
 
 
 def _upcoming(connection: Connection) -> dict[str, int]:
-    """Return the next key of each stepped sequence."""
-    names = text("SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences WHERE increment_by = :stride")
+    """Return the next key of each stepped sequence that this role may set."""
     upcoming = {}
-    for name in connection.scalars(names, {"stride": STRIDE}).all():
+    for name in connection.scalars(text(_SEQUENCES), {"stride": STRIDE}).all():
         # Not from pg_sequences, which shows no position before the first key is taken. %I has quoted the name.
         query = f"SELECT last_value + CASE WHEN is_called THEN {STRIDE} ELSE 0 END FROM {name}"  # noqa: S608
         upcoming[name] = int(connection.exec_driver_sql(query).scalar_one())
     return upcoming
+
+
+_SEQUENCES = """
+    SELECT format('%I.%I', nspname, relname)
+    FROM pg_sequence JOIN pg_class AS c ON c.oid = seqrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE seqincrement = :stride AND has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(seqrelid, 'UPDATE')
+"""

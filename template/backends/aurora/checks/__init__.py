@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, nodes, readers, replication, routing
+from . import concurrency, nodes, privileges, readers, replication, routing, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -13,6 +13,8 @@ ALL: tuple[type[Check], ...] = (
     routing.ReadersRefuseWrites,
     routing.NobodyMissesTheirOwnWrites,
     nodes.SchemaIsTheSame,
+    rows.RowsAreTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -62,7 +62,7 @@ class NobodyMissesTheirOwnWrites(Check):
         behind = missed = 0
         served: Counter[str] = Counter()
         waits: list[float] = []
-        with context.topology(**context.scratch.options) as topology:
+        with context.on_scratch() as topology:
             writer = topology.writer()
             readers = [node for node in topology.connections if node != writer]
             while len(waits) < self.MIN_READS or (not behind and len(waits) < self.MAX_READS):

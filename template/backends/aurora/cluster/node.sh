@@ -2,22 +2,22 @@
 # Starts this node in the role that follows from the data of all nodes. The writer is the node that was promoted last,
 # the one with the newest timeline; every other node is a reader.
 #
-# The data of all nodes is in one volume, so the role is known even while the others are down: a writer that was down
-# while another node was promoted never starts as a second writer, in whatever order they start.
+# Each node can read the volumes of all nodes, so the role is known even while the others are down: a writer that was
+# down while another node was promoted never starts as a second writer, in whatever order they start.
 #
 # The argument "give-up" only records that this node is to be a reader from its next start on.
 set -euo pipefail
 
-all=/var/lib/postgresql
-data=$all/$HOSTNAME
+all=/nodes
+data=$all/$HOSTNAME/data
 # Data is created or changed under this name and renamed when it is complete, so an interrupted start leaves no data.
-draft=$data.draft
+draft=$all/$HOSTNAME/draft
 
 say() { echo "node: $*" >&2; }
 
-has_data() { [[ -e $all/$1 ]]; }                 # NODE
-is_reader() { [[ -e $all/$1/standby.signal ]]; } # NODE
-is_given_up() { [[ -e $all/$1/given-up ]]; }     # NODE
+has_data() { [[ -e $all/$1/data ]]; }                 # NODE
+is_reader() { [[ -e $all/$1/data/standby.signal ]]; } # NODE
+is_given_up() { [[ -e $all/$1/data/given-up ]]; }     # NODE
 
 any_data() {
   local node
@@ -29,7 +29,7 @@ any_data() {
 
 # Prints a value that pg_controldata reports for a node's data.
 control() { # NODE NAME
-  LC_ALL=C pg_controldata -D "$all/$1" | sed -n "s/^$2: *//p"
+  LC_ALL=C pg_controldata -D "$all/$1/data" | sed -n "s/^$2: *//p"
 }
 
 # Prints the timeline; each promotion begins the next one. The second value changes at once, the first at a checkpoint.
@@ -62,7 +62,7 @@ find_writer() {
 }
 
 dsn() { # NODE
-  echo "host=$1 user=replication dbname=postgres passfile=/setup/pgpass" \
+  echo "host=$1 user=replication dbname=postgres passfile=/setup/pgpass require_auth=scram-sha-256" \
     "target_session_attrs=read-write connect_timeout=2"
 }
 
@@ -89,11 +89,14 @@ stop_apart() { pg_ctl --pgdata="$1" --mode=fast --silent stop; }                
 create() {
   say "creating the database"
   # pg_rewind needs the checksums, which are the default from PostgreSQL 18 on.
-  initdb --pgdata="$draft" --username=admin --pwfile=/setup/admin_password \
-    --encoding=UTF8 --locale=C.UTF-8 --data-checksums --auth=trust >/dev/null
+  initdb --pgdata="$draft" --username=admin --pwfile=/passwords/admin_password \
+    --encoding=UTF8 --locale=C.UTF-8 --data-checksums --auth-local=peer --auth-host=scram-sha-256 >/dev/null
   echo "include '/setup/node.conf'" >>"$draft/postgresql.conf"
-  # Passwords for connections from outside the container; "all" databases do not include replication.
-  printf 'host %s all all scram-sha-256\n' all replication >>"$draft/pg_hba.conf"
+  # Over the socket only the servers' user is let in, which could read the data anyway; over the network, passwords.
+  # "all" databases do not include replication.
+  printf '%s\n' 'local all admin peer map=node' 'host all all all scram-sha-256' \
+    'host replication replication all scram-sha-256' >"$draft/pg_hba.conf"
+  echo 'node postgres admin' >"$draft/pg_ident.conf"
   start_apart "$draft"
   psql -Xq -v ON_ERROR_STOP=1 -U admin -d postgres -v database="$DATABASE" -f /setup/roles.sql
   stop_apart "$draft"
@@ -115,7 +118,7 @@ has_diverged() {
   current=$(timeline "$writer")
   if (($(timeline "$HOSTNAME") > current)); then return 0; fi
   # Lists each earlier timeline and its last position; there is no such file before the first promotion.
-  history=$(printf '%s/%s/pg_wal/%08X.history' "$all" "$writer" "$current")
+  history=$(printf '%s/%s/data/pg_wal/%08X.history' "$all" "$writer" "$current")
   [[ -e $history ]] || return 1
   while read -r parent left _; do
     if [[ $left ]] && went_past "$parent" "$left"; then return 0; fi
@@ -182,6 +185,6 @@ elif [[ $writer ]] && has_diverged; then
 fi
 
 # synchronous_standby_names is set only here, because commits then wait for readers, and there are none while the first
-# database is created. A reader reads its password from PGPASSFILE.
-export PGPASSFILE=/setup/pgpass
+# database is created. A reader reads its password from PGPASSFILE, and only a server that knows it gets an answer.
+export PGPASSFILE=/setup/pgpass PGREQUIREAUTH=scram-sha-256
 exec postgres -D "$data" -c cluster_name="$HOSTNAME" -c synchronous_standby_names="$SYNCHRONOUS_STANDBY_NAMES"

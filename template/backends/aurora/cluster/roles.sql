@@ -1,18 +1,20 @@
 -- Creates the roles and the database, once, with the first writer. Variable of psql: database.
 
--- Statements that fail are logged, and two of these contain a password.
-SET log_min_error_statement = 'panic';
+{% set passwords = '/passwords' %}
+{% include 'template/postgresql/roles.sql' %}
 
-\set application_password `cat /setup/app_password`
-\set replication_password `cat /setup/replication_password`
-
--- The role of the application owns its database and nothing else; it may read the state of replication.
-CREATE ROLE :"database" LOGIN PASSWORD :'application_password' IN ROLE pg_monitor;
-CREATE DATABASE :"database" OWNER :"database";
+-- The application reads how far its readers are.
+GRANT pg_read_all_stats TO :"application";
+CREATE DATABASE :"database" OWNER :"owner";
 
 -- Readers log in as `replication`. pg_rewind calls all of these functions but the last.
+\set replication_password `cat /passwords/replication_password`
 CREATE ROLE "replication" LOGIN REPLICATION PASSWORD :'replication_password';
 GRANT EXECUTE ON FUNCTION
   pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),
   pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean), pg_log_standby_snapshot()
   TO "replication";
+GRANT CONNECT ON DATABASE postgres TO "replication";
+
+\connect :"database"
+\i /setup/privileges.sql

@@ -75,7 +75,7 @@ def fail_over(cluster: Cluster, node: str | None = None, *, kill: bool = False, 
         raise ClusterError(f"{chosen} does not answer, so it cannot be promoted; {best} could be.")
     if received[chosen] < received[best]:
         raise ClusterError(f"{best} has received more WAL than {chosen}, perhaps the last commits. Promote {best}.")
-    with connect(urls[chosen], node=chosen, statement_timeout=FOLLOW_TIMEOUT) as connection:
+    with connect(urls[chosen], node=chosen, statement_timeout=FOLLOW_TIMEOUT, pinned=True) as connection:
         if not connection.scalar(text("SELECT pg_promote(true, 15)")):
             raise ClusterError(f"{chosen} did not become a writer within 15 s; its server log has the reason.")
         seconds = time.monotonic() - gone
@@ -113,7 +113,7 @@ def find_writer(cluster: Cluster, *, but: str | None = None) -> str | None:
 def _wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
     deadline = time.monotonic() + FOLLOW_TIMEOUT
     urls = {node: url for node, url in cluster.admin_urls().items() if node == writer or node in readers}
-    with connect_all(urls) as connections:
+    with connect_all(urls, pinned=True) as connections:
         topology = Topology(connections)
         while missing := [link for link in topology.links() if not link.is_up]:
             if time.monotonic() > deadline:
@@ -127,7 +127,7 @@ def _wait_for_readers(cluster: Cluster, writer: str, readers: set[str]) -> None:
 def _reachable(urls: Mapping[str, URL]) -> Iterator[tuple[str, Connection]]:
     """Yield a connection to each node that answers."""
     for node, url in urls.items():
-        with suppress(Unreachable), connect(url, node=node) as connection:
+        with suppress(Unreachable), connect(url, node=node, pinned=True) as connection:
             yield node, connection
 
 

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import cluster, concurrency, nodes, stand_in, transactions
+from . import cluster, concurrency, nodes, privileges, stand_in, transactions
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     transactions.InjectedRaceIsSurvived,
     transactions.LostUpdateIsNoticed,
     nodes.SchemaIsTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     stand_in.RowsReachEveryNode,
     stand_in.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -38,14 +38,18 @@ literal() { # VALUE
 
 {
   printf 'CREATE DATABASE IF NOT EXISTS "%s";\n' "$DATABASE"
-  printf 'CREATE USER IF NOT EXISTS "%s";\n' "$DATABASE"
   if [ -e /run/secrets/app_password ]; then
-    printf 'CREATE USER IF NOT EXISTS operations;\nGRANT admin TO operations;\n'
-    printf 'ALTER USER "%s" WITH PASSWORD %s;\n' "$DATABASE" "$(literal "$(cat /run/secrets/app_password)")"
-    printf 'ALTER USER operations WITH PASSWORD %s;\n' "$(literal "$(cat /run/secrets/admin_password)")"
-    printf 'ALTER DATABASE "%s" OWNER TO "%s";\n' "$DATABASE" "$DATABASE"
-  else
-    printf 'GRANT ALL ON DATABASE "%s" TO "%s";\n' "$DATABASE" "$DATABASE"
+    for pair in "admin operations" "app $DATABASE" "owner ${DATABASE}_owner" "reader ${DATABASE}_reader" \
+      "monitor ${DATABASE}_monitor"; do
+      printf 'CREATE USER IF NOT EXISTS "%s";\n' "${pair#* }"
+      password=$(literal "$(cat "/run/secrets/${pair%% *}_password")")
+      printf 'ALTER USER "%s" WITH PASSWORD %s;\n' "${pair#* }" "$password"
+    done
+    printf 'GRANT admin TO operations;\n'
+    printf 'GRANT SYSTEM VIEWACTIVITYREDACTED, VIEWCLUSTERMETADATA TO "%s_monitor";\n' "$DATABASE"
+    printf 'ALTER DATABASE "%s" OWNER TO "%s_owner";\nUSE "%s";\n' "$DATABASE" "$DATABASE" "$DATABASE"
+    sed -e "s/:\"\(database\|application\)\"/\"$DATABASE\"/g" \
+      -e "s/:\"\([a-z]*\)\"/\"${DATABASE}_\1\"/g" /privileges.sql
   fi
   if [ -n "${COCKROACH_LICENSE:-}" ]; then
     printf 'SET CLUSTER SETTING cluster.organization = %s;\n' "$(literal "${COCKROACH_ORGANIZATION:-}")"

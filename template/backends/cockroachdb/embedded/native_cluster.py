@@ -69,7 +69,7 @@ class NativeCluster(ProcessCluster):
 
     @abstractmethod
     def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
-        """Give the roles of the application and of the operations their passwords and rights."""
+        """Create the roles of the database and of the operations, with their passwords and rights."""
 
     @abstractmethod
     def _health(self, port: int) -> int:
@@ -137,18 +137,40 @@ class NativeCluster(ProcessCluster):
         if result.returncode and "already been initialized" not in result.stderr:
             raise ClusterError(f"the nodes do not form a cluster: {result.stderr.strip()}")
         self._wait_until_ready(state, NODES)
-        root = {"host": "127.0.0.1", "port": port, "user": "root", "dbname": "defaultdb", **self._root_parameters()}
-        with psycopg.connect(make_conninfo(**root), connect_timeout=5, autocommit=True) as connection:
+        with self._connect_as_root(state, NODES[0]) as connection:
             name = sql.Identifier(DATABASE)
-            # A cluster that only this machine sees has nothing to report to its vendor.
-            connection.execute("SET CLUSTER SETTING diagnostics.reporting.enabled = false")
+            # A cluster that only this machine sees has nothing to report to its vendor, unless a free key demands it.
+            reports = os.environ.get("COCKROACH_SKIP_ENABLING_DIAGNOSTIC_REPORTING", "true") == "false"
+            connection.execute(
+                sql.SQL("SET CLUSTER SETTING diagnostics.reporting.enabled = {}").format(sql.Literal(reports))
+            )
             connection.execute(sql.SQL("CREATE DATABASE IF NOT EXISTS {}").format(name))
-            connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(name))
             self._grant(connection, state)
+            if license_key := os.environ.get("COCKROACH_LICENSE"):
+                for setting, value in (
+                    ("SET CLUSTER SETTING cluster.organization = {}", os.environ.get("COCKROACH_ORGANIZATION", "")),
+                    ("SET CLUSTER SETTING enterprise.license = {}", license_key),
+                ):
+                    connection.execute(sql.SQL(setting).format(sql.Literal(value)))
+
+    def _connect_as_root(self, state: ClusterState, node: Node) -> psycopg.Connection[tuple[object, ...]]:
+        address = {"host": "127.0.0.1", "port": str(state.ports[node.name]), "dbname": "defaultdb"}
+        root = {**address, "user": "root", **self._root_parameters()}
+        return psycopg.connect(make_conninfo(**root), connect_timeout=5, autocommit=True)
+
+    def _takes_logins(self, state: ClusterState, node: Node) -> bool:
+        try:
+            self._connect_as_root(state, node).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def _wait_until_ready(self, state: ClusterState, nodes: Sequence[Node]) -> None:
         deadline = time.monotonic() + Daemon.ready_timeout
-        while nodes := self._not_ready(state, nodes):
+        # A node that calls itself ready may refuse logins for some seconds.
+        while nodes := [
+            node for node in nodes if self._not_ready(state, [node]) or not self._takes_logins(state, node)
+        ]:
             if time.monotonic() > deadline:
                 names = " and ".join(node.name for node in nodes)
                 logs = ", ".join(str(self._process(state, node).log) for node in nodes)

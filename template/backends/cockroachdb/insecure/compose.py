@@ -10,8 +10,7 @@ class Compose(ContainerCluster):
 
     superuser = "root"
 
-    def urls(self) -> dict[str, URL]:
-        """Return the URL of each node for root."""
+    def _role_urls(self, role: str) -> dict[str, URL]:
         return self.admin_urls()
 
     def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:

@@ -3,11 +3,10 @@
 from urllib.request import urlopen
 
 import psycopg
-from psycopg import sql
 from sqlalchemy.engine import URL
 
 from .native_cluster import NativeCluster
-from .nodes import DATABASE, node_urls
+from .nodes import node_urls
 from .process_cluster import ClusterState
 
 
@@ -16,13 +15,12 @@ class Native(NativeCluster):
 
     security = "INSECURE: whoever reaches this machine's loopback may do everything"
 
-    def urls(self) -> dict[str, URL]:
+    def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for root."""
         return node_urls(self._existing().ports, "root", None, self._root_parameters())
 
-    def admin_urls(self) -> dict[str, URL]:
-        """Return the URL of each node for root."""
-        return self.urls()
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        return self.admin_urls()
 
     @property
     def _flags(self) -> tuple[str, ...]:
@@ -32,9 +30,9 @@ class Native(NativeCluster):
         return {"sslmode": "disable"}
 
     def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
-        # Everybody is root, so the application's role needs no ownership.
-        connection.execute(sql.SQL("GRANT ALL ON DATABASE {0} TO {0}").format(sql.Identifier(DATABASE)))
+        """Create no role, because everybody is root."""
 
     def _health(self, port: int) -> int:
-        with urlopen(f"http://127.0.0.1:{port}/health?ready=1", timeout=2) as answer:
+        url = f"http://127.0.0.1:{port}/health?ready=1"
+        with urlopen(url, timeout=2) as answer:
             return int(answer.status)

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ..settings import Settings
-from .console import configured_urls, talk
+from .console import operations_urls, talk
 
 DEPOSIT = 1000
 """Balance with which each account begins."""
@@ -42,10 +42,12 @@ def walk(
 
     chosen = secrets.randbelow(2**32) if seed is None else seed
     rng = random.Random(chosen)  # noqa: S311
-    context = CheckContext(*configured_urls(), chosen, transaction_pooler=Settings().transaction_pooler)
-    scratch = context.scratch
-    try:
-        with scratch.database as db:
+    urls, pooler = operations_urls(), Settings().transaction_pooler
+    context = CheckContext(urls.application, urls.admin, chosen, owner_urls=urls.owner, transaction_pooler=pooler)
+    with context.alone(), context.topology() as topology:
+        scratch = context.scratch
+        try:
+            db = scratch.database
             opened = [f"account {number}" for number in range(accounts)]
             for account in opened:
                 db.run(transfer, source="vault", target=account, amount=DEPOSIT)
@@ -56,9 +58,8 @@ def walk(
             balances = [db.read(balance, account) for account in opened]
             rest = db.read(lambda session: session.scalar(total))
             retries = db.counters.snapshot().get("retries", 0)
-    finally:
-        with context.topology() as topology:
-            topology.drop_schema(scratch.schema)
+        finally:
+            scratch.drop(topology)
     talk.print(
         f"[green]moved[/] {moved} times between {accounts} accounts, {retries} retried: they hold "
         f"{sum(balances)} of {DEPOSIT * accounts}, the richest {max(balances)}; all entries sum to {rest}; "

@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import URL
 
+from ..privileges import privilege_statements
 from . import ClusterError
 from .native_cluster import NativeCluster
-from .nodes import DATABASE, node_urls
+from .nodes import DATABASE, ROLES, node_urls
 from .process_cluster import ClusterState
 
 OPERATIONS = "operations"
@@ -26,15 +27,14 @@ class Native(NativeCluster):
 
     security = "with certificates and passwords"
 
-    def urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the application's role."""
-        state = self._existing()
-        return node_urls(state.ports, DATABASE, state.application_password, self._server_parameters)
-
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the role of the operations."""
         state = self._existing()
         return node_urls(state.ports, OPERATIONS, state.superuser_password, self._server_parameters)
+
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        state = self._existing()
+        return node_urls(state.ports, ROLES[role], state.password_of(role), self._server_parameters)
 
     @property
     def _certificates(self) -> Path:
@@ -69,14 +69,21 @@ class Native(NativeCluster):
                 raise ClusterError(f"`cockroach cert {step[0]}` failed: {result.stderr.strip()}")
 
     def _grant(self, connection: psycopg.Connection[tuple[object, ...]], state: ClusterState) -> None:
-        name, operations = sql.Identifier(DATABASE), sql.Identifier(OPERATIONS)
-        connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(operations))
-        for user, password in ((name, state.application_password), (operations, state.superuser_password)):
-            connection.execute(sql.SQL("ALTER USER {} WITH PASSWORD {}").format(user, sql.Literal(password)))
-        connection.execute(sql.SQL("GRANT admin TO {}").format(operations))
-        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, name))
+        passwords = {ROLES[role]: state.password_of(role) for role in ROLES} | {OPERATIONS: state.superuser_password}
+        for user, password in passwords.items():
+            name = sql.Identifier(user)
+            connection.execute(sql.SQL("CREATE USER IF NOT EXISTS {}").format(name))
+            connection.execute(sql.SQL("ALTER USER {} WITH PASSWORD {}").format(name, sql.Literal(password)))
+        monitor, database, owner = map(sql.Identifier, (ROLES["monitor"], DATABASE, ROLES["owner"]))
+        connection.execute(sql.SQL("GRANT admin TO {}").format(sql.Identifier(OPERATIONS)))
+        connection.execute(sql.SQL("GRANT SYSTEM VIEWACTIVITYREDACTED, VIEWCLUSTERMETADATA TO {}").format(monitor))
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, owner))
+        connection.execute(sql.SQL("USE {}").format(database))
+        for statement in privilege_statements(database=DATABASE, **ROLES):
+            connection.execute(statement.encode())
 
     def _health(self, port: int) -> int:
         context = create_default_context(cafile=self._certificates / "ca.crt")
-        with urlopen(f"https://127.0.0.1:{port}/health?ready=1", timeout=2, context=context) as answer:
+        url = f"https://127.0.0.1:{port}/health?ready=1"
+        with urlopen(url, timeout=2, context=context) as answer:
             return int(answer.status)

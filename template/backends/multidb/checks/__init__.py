@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, databases, messages, nodes, reports, two_phase
+from . import concurrency, databases, messages, nodes, privileges, reports, two_phase
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     reports.TheCopyMissesNothing,
     reports.ForeignQueriesAreSentAlong,
     nodes.SchemaIsTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
 )

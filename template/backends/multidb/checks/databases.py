@@ -37,7 +37,7 @@ class EveryDatabaseIsUpToDate(Check):
         """Compare the revision of each database with its folder in `migrations`."""
         # The SQLite files lie beside the local cluster to check, or where the settings have them.
         folder = Settings().sqlite_folder if context.cluster is None else context.cluster.home
-        known = histories(context.admin_urls, owner=context.owner, folder=folder, project=context.project)
+        known = histories(context.owner_urls, folder=folder, project=context.project)
         reached = {history.database.name: (history.version(), history.head) for history in known}
         evidence = {name: version for name, (version, _) in reached.items()}
         behind = [f"{name} is at {version}, not {head}" for name, (version, head) in reached.items() if version != head]

@@ -5,17 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import MetaData, delete, text
+from sqlalchemy import MetaData, delete
 from sqlalchemy.exc import DBAPIError
 
 from ....databases import DATABASES, DECISION_LOG
 from ....db import DistributedSQLError, PinnedSession, RetryPolicy, outbox, table_sync, twophase
 from ....db.databases import Databases, NamedDatabase
+from ...topology import roll_back_prepared
 from ..check import CheckContext
-from ..scratch import STALE, Base
-
-PREFIX = f"{twophase.PREFIX}_verify_"
-"""Beginning of the names of transactions that checks prepare, which the application's recovery leaves alone."""
+from ..scratch import Base
 
 
 @contextmanager
@@ -47,8 +45,6 @@ def playground(context: CheckContext, *models: MetaData) -> Iterator[Databases]:
         with databases.file("catalog").engine_for().begin() as connection:
             outbox.metadata.create_all(connection)
             connection.exec_driver_sql("CREATE TABLE entry (amount int)")
-        for database in databases.servers.values():
-            _roll_back(database, PREFIX, older_than=STALE)
         try:
             yield databases
         finally:
@@ -60,20 +56,14 @@ def playground(context: CheckContext, *models: MetaData) -> Iterator[Databases]:
 
 
 def prefix_of(context: CheckContext) -> str:
-    """Return the beginning of the names of transactions that this run prepares; a later run rolls back the rest."""
+    """Return the beginning of the names of transactions that this run prepares; dropping its schema ends them."""
     return f"{twophase.PREFIX}{context.scratch.schema}"
 
 
-def _roll_back(database: NamedDatabase, prefix: str, *, older_than: float = 0.0) -> None:
-    """Roll back the transactions prepared under names with this prefix more than `older_than` seconds ago."""
-    left = text(
-        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND owner = current_user "
-        "AND starts_with(gid, :prefix) AND prepared < clock_timestamp() - make_interval(secs => :age)"
-    )
+def _roll_back(database: NamedDatabase, prefix: str) -> None:
+    """Roll back the transactions prepared under names with this prefix."""
     with database.engine_for().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for gid in connection.scalars(left, {"prefix": prefix, "age": older_than}).all():
-            with suppress(DBAPIError):
-                connection.exec_driver_sql(f"ROLLBACK PREPARED '{gid}'")
+        roll_back_prepared(connection, prefix)
 
 
 def _clear(session: PinnedSession) -> None:

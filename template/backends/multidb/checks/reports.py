@@ -89,7 +89,13 @@ class ForeignQueriesAreSentAlong(Check):
         source = f"{SCHEMA_PREFIX}{sources()[0].name}"
         cluster = context.cluster or local_cluster(context.urls, context.project / HOME)
         try:
-            set_up(context.admin_urls, owner=context.owner, cluster=cluster, prefix=SCHEMA_PREFIX)
+            set_up(
+                context.admin_urls,
+                owner_urls=context.owner_urls,
+                application=context.application,
+                cluster=cluster,
+                prefix=SCHEMA_PREFIX,
+            )
             node = next(spec.node for spec in DATABASES if spec.name == TARGET) or ""
             pooler = context.transaction_pooler
             with connect(context.urls[node], node=TARGET, transaction_pooler=pooler) as connection:

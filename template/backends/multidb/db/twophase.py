@@ -402,8 +402,20 @@ def settle(log: "NamedDatabase", id: UUID) -> Outcome:
 
 
 def name_of(id: UUID, number: int, prefix: str = PREFIX) -> str:
-    """Return the name of the prepared transaction of the database with that number."""
-    return f"{prefix}:{id}:{number}"
+    """Return the name of the prepared transaction of the database with that number; see `check_prefix`."""
+    return f"{check_prefix(prefix)}:{id}:{number}"
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a prefix of names, which stand in statements as they are; raise MisuseError if it is none."""
+    if not _PREFIX.fullmatch(prefix):
+        raise MisuseError(
+            f"{prefix!r} is no prefix of prepared transactions: use letters, digits, '_', '-' and '.', at most 100"
+        )
+    return prefix
+
+
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}", re.ASCII)
 
 
 _NAME = re.compile(r":([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):[0-9]+")
@@ -421,6 +433,7 @@ def _lock_of(id: UUID) -> int:
 
 def _in_doubt(databases: "Databases", prefix: str) -> tuple[list[InDoubtTransaction], dict[str, str]]:
     """Return what is prepared on the databases that answer, and the reasons of those that do not."""
+    check_prefix(prefix)
     names: dict[UUID, dict[str, str]] = {}
     ages: dict[UUID, timedelta] = {}
     unreachable: dict[str, str] = {}

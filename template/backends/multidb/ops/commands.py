@@ -15,7 +15,7 @@ from ..db.databases import Databases
 from ..db.table_sync import lag, position, sync_table
 from .base import OperationError
 from .connections import connect
-from .console import configured_urls, out, talk
+from .console import configured_urls, operations_urls, out, talk
 from .foreign import TARGET, examples, explain, local_cluster, set_up, sources, take_down
 
 fdw = typer.Typer(no_args_is_help=True, help="Foreign tables: the other databases as seen from the reporting database.")
@@ -114,16 +114,18 @@ def show_copies() -> None:
 @fdw.command()
 def setup(rotate: Annotated[bool, typer.Option("--rotate", help="Give the readers new passwords.")] = False) -> None:
     """Create the foreign tables in the reporting database; run it again after a migration."""
-    urls, admin_urls = configured_urls()
-    owner = next(iter(urls.values())).username or ""
-    for schema, tables in set_up(admin_urls, owner=owner, cluster=local_cluster(urls), rotate=rotate).items():
+    urls = operations_urls()
+    cluster = local_cluster(urls.application)
+    application = next(iter(urls.application.values())).username or ""
+    done = set_up(urls.admin, owner_urls=urls.owner, application=application, cluster=cluster, rotate=rotate)
+    for schema, tables in done.items():
         out.print(f"schema {schema} of {TARGET}: {', '.join(tables)}")
 
 
 @fdw.command()
 def check() -> None:
     """Show what queries over foreign tables push down. Exit 1: a condition or a join is not pushed down."""
-    urls, _ = configured_urls()
+    urls = configured_urls()
     node = next(node for node in urls if node == _node_of(TARGET))
     failed = False
     with connect(urls[node], node=TARGET) as connection:
@@ -141,8 +143,7 @@ def check() -> None:
 @fdw.command()
 def remove() -> None:
     """Remove what `setup` created, the readers' roles included."""
-    _, admin_urls = configured_urls()
-    take_down(admin_urls)
+    take_down(operations_urls().admin)
     talk.print("[green]removed[/]")
 
 

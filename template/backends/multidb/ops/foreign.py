@@ -1,8 +1,9 @@
 """Foreign tables: show the tables of the other databases in the reporting database, through `postgres_fdw`.
 
 On each source there is a role that may log in and read the tables of its models, and nothing else. Its password is
-generated and stored only in the user mapping of the reporting database, and as a verifier on the source. The
-application sees the tables in a schema with the name of the source and cannot write through them.
+generated and stored only in the user mappings of the reporting database, and as a verifier on the source. The tables
+belong to the owner of the others; the application sees them in a schema with the name of the source and cannot write
+through them.
 
 A condition or a join that is not pushed down fetches whole tables. `explain` finds it in the plan of a query.
 """
@@ -25,7 +26,7 @@ from .base import OperationError
 from .cluster import HOME, Cluster
 from .cluster.drivers import open_cluster
 from .cluster.nodes import DATABASE
-from .connections import connect
+from .connections import connect, unlogged, verification
 
 TARGET = "reports"
 """The reporting database."""
@@ -75,7 +76,8 @@ def sources() -> list[DatabaseSpec]:
 def set_up(
     admin_urls: Mapping[str, URL],
     *,
-    owner: str,
+    owner_urls: Mapping[str, URL],
+    application: str,
     cluster: Cluster | None = None,
     rotate: bool = False,
     prefix: str = "",
@@ -84,7 +86,8 @@ def set_up(
 
     Args:
         admin_urls: URL of each node, for a role that may create roles and extensions.
-        owner: the application's role, which may read the tables.
+        owner_urls: URL of each node, for the role that owns the tables.
+        application: the application's role, which may read the tables.
         cluster: local cluster of these nodes; its servers reach each other at other addresses. None: the URLs hold.
         rotate: give the roles new passwords.
         prefix: prefix of every name, so that a trial does not touch the tables in use.
@@ -95,22 +98,26 @@ def set_up(
     """
     with ExitStack() as stack:
         # Connects to all of them first, so that a server that is down is noticed before anything is changed.
-        target = stack.enter_context(_connect(admin_urls, _target()))
-        others = {spec.name: stack.enter_context(_connect(admin_urls, spec)) for spec in sources()}
+        target = stack.enter_context(_connect(admin_urls, _target(), pinned=True))
+        importing = stack.enter_context(_connect(owner_urls, _target()))
+        owner = importing.info.user
+        others = {spec.name: stack.enter_context(_connect(admin_urls, spec, pinned=True)) for spec in sources()}
         schemas = {}
         for spec in sources():
             tables = _existing(others[spec.name], spec)
             if not tables:
                 raise NoTables(f"{spec.name} has none of its tables: run `migrate` first")
             try:
-                with target.transaction():
-                    target.execute("SET LOCAL log_min_error_statement = 'panic'")  # a statement below has a password
+                with unlogged(target):
                     target.execute("CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA public")
                     name, role = f"{prefix}{spec.name}", f"{prefix}{DATABASE}_{TARGET}"
-                    address = _address(admin_urls[spec.node or ""], spec.node or "", cluster)
+                    address = _address(admin_urls[spec.node or ""], spec.node or "", cluster, target)
                     password = (None if rotate else _password(target, name, owner)) or secrets.token_urlsafe(24)
                     _grant(others[spec.name], role, password, tables)
-                    _import(target, name, address, role, password, owner, tables)
+                    login = {"user": role, "password": password}
+                    _link(target, name, address, login, users=(owner, application), owner=owner)
+                with importing.transaction():
+                    _import(importing, name, application, tables)
             except psycopg.Error as error:
                 raise ForeignError(f"{spec.name}: {str(error).strip()}") from error
             schemas[name] = tables
@@ -128,9 +135,9 @@ def take_down(admin_urls: Mapping[str, URL], *, prefix: str = "") -> None:
         Unreachable: a server cannot be reached.
     """
     with ExitStack() as stack:
-        target = stack.enter_context(_connect(admin_urls, _target()))
+        target = stack.enter_context(_connect(admin_urls, _target(), pinned=True))
         for spec in sources():
-            other = stack.enter_context(_connect(admin_urls, spec))
+            other = stack.enter_context(_connect(admin_urls, spec, pinned=True))
             name, role = f"{prefix}{spec.name}", f"{prefix}{DATABASE}_{TARGET}"
             _execute(target, "DROP SERVER IF EXISTS {} CASCADE", name)
             _execute(target, "DROP SCHEMA IF EXISTS {} CASCADE", name)
@@ -178,10 +185,10 @@ def _target() -> DatabaseSpec:
 
 
 @contextmanager
-def _connect(admin_urls: Mapping[str, URL], spec: DatabaseSpec) -> Iterator[Raw]:
-    if spec.node is None or spec.node not in admin_urls:
+def _connect(urls: Mapping[str, URL], spec: DatabaseSpec, *, pinned: bool = False) -> Iterator[Raw]:
+    if spec.node is None or spec.node not in urls:
         raise ForeignError(f"{spec.name} is on {spec.node}, and no URL of that node is configured")
-    with connect(admin_urls[spec.node], node=spec.name, statement_timeout=30, owner=DATABASE) as connection:
+    with connect(urls[spec.node], node=spec.name, statement_timeout=30, pinned=pinned) as connection:
         raw: Any = connection.connection.driver_connection
         yield raw
 
@@ -194,14 +201,14 @@ def _existing(source: Raw, spec: DatabaseSpec) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _address(url: URL, node: str, cluster: Cluster | None) -> dict[str, str]:
-    """Return the address at which another server reaches a node; in a local cluster it differs from the URL."""
+def _address(url: URL, node: str, cluster: Cluster | None, target: Raw) -> dict[str, str]:
+    """Return the address at which `target` reaches a node; in a local cluster it differs from the URL."""
     database = url.database or DATABASE
+    verified = verification(url, target)
     if cluster is None:
-        secure = {key: str(value) for key, value in url.query.items() if key == "sslmode"}
-        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database, **secure}
+        return {"host": url.host or "localhost", "port": str(url.port or 5432), "dbname": database, **verified}
     if cluster.driver == "compose":
-        return {"host": node, "port": "5432", "dbname": database}
+        return {"host": node, "port": "5432", "dbname": database, **verified}
     # By service name, because a server of the embedded cluster may restart on another port.
     return {"service": node, "dbname": database}
 
@@ -235,26 +242,32 @@ def _grant(source: Raw, role: str, password: str, tables: Sequence[str]) -> None
         _execute(source, "GRANT SELECT ON {} TO {}", readable, role)
 
 
-def _import(
-    target: Raw, name: str, address: Mapping[str, str], role: str, password: str, owner: str, tables: Sequence[str]
+def _link(
+    target: Raw, name: str, address: Mapping[str, str], login: Mapping[str, str], *, users: Sequence[str], owner: str
 ) -> None:
-    """Import the tables into the schema `name`, again if they are there, because their columns may have changed."""
+    """Create or update the server, the logins of its users there, and the schema for its tables."""
     options = {**address, "fetch_size": str(FETCH), "use_remote_estimate": "true", "updatable": "false"}
     _execute(target, "CREATE SERVER IF NOT EXISTS {} FOREIGN DATA WRAPPER postgres_fdw", name)
     row = target.execute("SELECT srvoptions FROM pg_foreign_server WHERE srvname = %s", [name]).fetchone()
     _execute(target, "ALTER SERVER {} OPTIONS ({})", name, _changes(row, options))
     _execute(target, "GRANT USAGE ON FOREIGN SERVER {} TO {}", name, owner)
-    _execute(target, "CREATE USER MAPPING IF NOT EXISTS FOR {} SERVER {}", owner, name)
-    mapping = "SELECT umoptions FROM pg_user_mappings WHERE srvname = %s AND usename = %s"
-    login = _changes(target.execute(mapping, [name, owner]).fetchone(), {"user": role, "password": password})
-    _execute(target, "ALTER USER MAPPING FOR {} SERVER {} OPTIONS ({})", owner, name, login)
+    for user in users:
+        _execute(target, "CREATE USER MAPPING IF NOT EXISTS FOR {} SERVER {}", user, name)
+        mapping = "SELECT umoptions FROM pg_user_mappings WHERE srvname = %s AND usename = %s"
+        changes = _changes(target.execute(mapping, [name, user]).fetchone(), login)
+        _execute(target, "ALTER USER MAPPING FOR {} SERVER {} OPTIONS ({})", user, name, changes)
     _execute(target, "CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", name, owner)
-    _execute(target, "SET LOCAL ROLE {}", owner)
+
+
+def _import(importing: Raw, name: str, application: str, tables: Sequence[str]) -> None:
+    """Import the tables into the schema `name`, again if they are there, because their columns may have changed."""
     for table in tables:
-        _execute(target, "DROP FOREIGN TABLE IF EXISTS {}", sql.Identifier(name, table))
+        _execute(importing, "DROP FOREIGN TABLE IF EXISTS {}", sql.Identifier(name, table))
     names = sql.SQL(", ").join(map(sql.Identifier, tables))
-    _execute(target, "IMPORT FOREIGN SCHEMA public LIMIT TO ({}) FROM SERVER {} INTO {}", names, name, name)
-    target.execute("RESET ROLE")
+    _execute(importing, "IMPORT FOREIGN SCHEMA public LIMIT TO ({}) FROM SERVER {} INTO {}", names, name, name)
+    _execute(importing, "GRANT USAGE ON SCHEMA {} TO {}", name, application)
+    _execute(importing, "REVOKE ALL ON ALL TABLES IN SCHEMA {} FROM {}", name, application)
+    _execute(importing, "GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}", name, application)
 
 
 def _execute(connection: Raw, statement: LiteralString, *parts: str | sql.Composable) -> None:

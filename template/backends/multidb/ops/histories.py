@@ -25,7 +25,7 @@ from ..db.retry import first_line
 from ..db.sqlite import SqliteDatabase
 from ..settings import Settings
 from .base import MigrationError, Step
-from .connections import Unreachable, become_owner, engine_for
+from .connections import Unreachable, engine_for
 from .migrate import applied, find_path, load_config, only, resolve, version_of
 from .topology import Topology
 
@@ -39,10 +39,9 @@ class History:
     database: DatabaseSpec
     scripts: ScriptDirectory
     url: URL | None
-    """URL for the role that may change the schema; None if the database is a file."""
+    """URL for the role that owns what is created; None if the database is a file."""
     file: Path
     """SQLite file, if the database is one."""
-    owner: str
 
     @property
     def head(self) -> str:
@@ -100,12 +99,10 @@ class History:
                 yield connection
             return
         try:
-            connection = engine_for(self.url, statement_timeout=60, owner=self.owner).connect()
+            connection = engine_for(self.url, statement_timeout=60).connect()
         except DBAPIError as error:
             raise Unreachable(self.database.name, error) from None
         with connection:
-            become_owner(connection)
-            connection.commit()
             yield connection
 
 
@@ -115,14 +112,11 @@ def _refuse(_connection: Connection, _cursor: object, statement: str, *_rest: ob
         raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
 
 
-def histories(
-    admin_urls: Mapping[str, URL], *, owner: str, folder: Path | None = None, project: Path = Path()
-) -> list[History]:
+def histories(owner_urls: Mapping[str, URL], *, folder: Path | None = None, project: Path = Path()) -> list[History]:
     """Return the histories of the databases that have a folder in `migrations`, in the order of databases.py.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema.
-        owner: the role that is to own what is created.
+        owner_urls: the nodes, for the role that owns what is created.
         folder: folder of the SQLite files; None: that of the settings.
         project: the folder of `alembic.ini`.
 
@@ -135,19 +129,18 @@ def histories(
         revisions = project / FOLDER / database.name
         if not revisions.is_dir():
             continue
-        if database.node is not None and database.node not in admin_urls:
+        if database.node is not None and database.node not in owner_urls:
             raise MigrationError(f"{database.name} lives on {database.node}, and no URL of that node is known")
         scripts = ScriptDirectory(str(project / FOLDER), version_locations=[str(revisions)])
-        url = admin_urls[database.node] if database.node is not None else None
+        url = owner_urls[database.node] if database.node is not None else None
         file = (folder or Settings().sqlite_folder) / f"{database.name}.sqlite3"
-        found.append(History(database, scripts, url, file, owner))
+        found.append(History(database, scripts, url, file))
     return found
 
 
 def migrate(
-    admin_urls: Mapping[str, URL],
+    owner_urls: Mapping[str, URL],
     *,
-    owner: str,
     folder: Path | None = None,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
@@ -156,8 +149,7 @@ def migrate(
     """Migrate every database that has a history to its newest revision; return that revision by database.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema.
-        owner: the role that is to own what is created.
+        owner_urls: the nodes, for the role that owns what is created.
         folder: folder of the SQLite files; None: that of the settings.
         project: the folder of `alembic.ini`.
         on_step: called for each revision before it runs.
@@ -168,7 +160,7 @@ def migrate(
         Unreachable: a database cannot be reached; those before it are done.
     """
     done = {}
-    for history in histories(admin_urls, owner=owner, folder=folder, project=project):
+    for history in histories(owner_urls, folder=folder, project=project):
         try:
             history.upgrade(on_step, wait=wait)
         except DBAPIError as error:

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, mesh, nodes, replication
+from . import concurrency, mesh, nodes, privileges, replication, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -9,6 +9,8 @@ ALL: tuple[type[Check], ...] = (
     mesh.EveryLinkReplicates,
     mesh.EveryTableIsReplicated,
     nodes.SchemaIsTheSame,
+    rows.RowsAreTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -5,7 +5,7 @@ set -euo pipefail
 broken=0
 for node in $NODES; do
   # An apply worker that fails and restarts looks healthy in between, so its stream must be active too.
-  found=$(psql -XqtA -v ON_ERROR_STOP=1 -h "$node" -v nodes="$NODES" 2>&1 <<'SQL'
+  found=$(psql -XqtA -v ON_ERROR_STOP=1 -U "$MONITOR" -h "$node" -v nodes="$NODES" 2>&1 <<'SQL'
     SELECT format('%s from %s: %s', node_name, peer, coalesce(status, 'missing'))
     FROM spock.node_info() CROSS JOIN string_to_table(:'nodes', ' ') AS peer
     LEFT JOIN spock.sub_show_status() ON provider_node = peer

@@ -1,28 +1,53 @@
 -- Prepares a node before it is linked: roles, extensions, its number, its name in the mesh.
--- Runs on every node at each `up`, and changes only what is missing. Variables of psql: node, number, dsn.
+-- Runs on every node at each `up`, and changes only what is missing. Variables of psql: node, number, dsn, monitor.
 
--- Statements that fail are logged, and two of these contain a password.
+-- Statements that fail are logged, and some of these contain a password.
 SET log_min_error_statement = 'panic';
+SET log_statement = 'none';
+SET track_activities = off;
 
-\set application_password `cat /run/secrets/app_password`
-\set replication_password `cat /run/secrets/replication_password`
+\set application_password `cat app_password`
+\set owner_password `cat owner_password`
+\set reader_password `cat reader_password`
+\set monitor_password `cat monitor_password`
+\set replication_password `cat replication_password`
 
--- The role of the application owns its database and nothing else. Links log in as `replication`.
+\set database :DBNAME
+\set application :DBNAME
+\set owner :DBNAME _owner
+\set reader :DBNAME _reader
+
+-- Links log in as `replication`, and the service `mesh` as the monitor, which reads statistics and no rows.
 SELECT format('CREATE ROLE %I LOGIN %s', role, attributes)
-FROM (VALUES (:'DBNAME', ''), ('replication', 'REPLICATION')) AS wanted (role, attributes)
+FROM (VALUES (:'application', ''), (:'owner', ''), (:'reader', ''), (:'monitor', 'IN ROLE pg_monitor'),
+             ('replication', 'REPLICATION')) AS wanted (role, attributes)
 WHERE role NOT IN (SELECT rolname FROM pg_roles)
 \gexec
-ALTER ROLE :"DBNAME" PASSWORD :'application_password';
+ALTER ROLE :"application" PASSWORD :'application_password';
+ALTER ROLE :"owner" PASSWORD :'owner_password';
+ALTER ROLE :"reader" PASSWORD :'reader_password';
+ALTER ROLE :"monitor" PASSWORD :'monitor_password';
 ALTER ROLE "replication" PASSWORD :'replication_password';
-ALTER DATABASE :"DBNAME" OWNER TO :"DBNAME";
 
 RESET log_min_error_statement;
+RESET log_statement;
+RESET track_activities;
+
+ALTER DATABASE :"database" OWNER TO :"owner";
+REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE :"database" TO "replication";
+\i privileges.sql
+
+-- Without DDL replication a revision runs on every node, and keeps its entry in Alembic's table there.
+GRANT EXECUTE ON FUNCTION
+  pg_replication_origin_create(text), pg_replication_origin_oid(text), pg_replication_origin_session_setup(text)
+  TO :"owner";
 
 CREATE EXTENSION IF NOT EXISTS spock;
 CREATE EXTENSION IF NOT EXISTS snowflake;
 
 -- Subscribers need these on their provider. Spock 5.0.7 added the functions, which pause other links while one starts.
-GRANT USAGE ON SCHEMA spock TO "replication";
+GRANT USAGE ON SCHEMA spock TO "replication", :"monitor";
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO "replication"', oid::regprocedure)
 FROM pg_proc
 WHERE pronamespace = 'spock'::regnamespace AND proname IN ('pause_apply_workers', 'resume_apply_workers')

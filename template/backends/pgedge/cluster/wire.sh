@@ -7,9 +7,9 @@ cd "$(dirname "$0")"
 export PGOPTIONS='-c spock.enable_ddl_replication=off -c client_min_messages=warning'
 timeout=60
 
-on() { psql -XqtA -v ON_ERROR_STOP=1 -h "$@"; } # NODE [options of psql]
-# Links read the password from the file, so that the catalog contains none.
-dsn() { echo "host=$1 dbname=$PGDATABASE user=replication passfile=$PGPASSFILE"; }
+on() { psql -XqtA -v ON_ERROR_STOP=1 -U admin -h "$@"; } # NODE [options of psql]
+# Links read the password from a file of the nodes, so that the catalog contains none.
+dsn() { echo "host=$1 dbname=$PGDATABASE user=replication passfile=/node/pgpass require_auth=scram-sha-256"; }
 
 # Only a new session shows that the reloaded settings are in force.
 is_prepared() { # NODE NUMBER
@@ -20,7 +20,7 @@ is_prepared() { # NODE NUMBER
 number=0
 for node in $NODES; do
   number=$((number + 1))
-  on "$node" -v node="$node" -v number="$number" -v dsn="$(dsn "$node")" -f node.sql >/dev/null
+  on "$node" -v node="$node" -v monitor="$MONITOR" -v number="$number" -v dsn="$(dsn "$node")" -f node.sql >/dev/null
   until is_prepared "$node" "$number"; do
     if ((SECONDS >= timeout)); then
       echo >&2 "wire: $node does not apply its settings; its log has the reason (docker compose logs $node)"

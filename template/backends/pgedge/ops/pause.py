@@ -7,14 +7,13 @@ share an advisory lock until the end of their transaction, and a pause takes it 
 those after it are refused. The operations' own sessions write on. A session that is lost ends its pause.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from .base import BaseTopology, MigrationError, Pause
-from .connections import as_owner
 
 LOCK_TIMEOUT = 5
 """Longest wait in seconds for the transactions of clients. New ones are refused meanwhile, and `db.run` retries longer.
@@ -22,9 +21,14 @@ LOCK_TIMEOUT = 5
 
 
 @contextmanager
-def pausable_writes(topology: BaseTopology) -> Iterator[Pause]:
-    """Create the triggers on every table, yield the function that pauses writes, and drop the triggers."""
-    nodes = [topology.connections[node] for node in topology.ddl_nodes()]
+def pausable_writes(topology: BaseTopology, owners: Mapping[str, Connection]) -> Iterator[Pause]:
+    """Create the triggers on every table, yield the function that pauses writes, and drop the triggers.
+
+    Args:
+        topology: the nodes.
+        owners: connections to them, in autocommit, as the owner of the tables.
+    """
+    nodes = [owners[node] for node in topology.ddl_nodes()]
 
     @contextmanager
     def pause() -> Iterator[None]:
@@ -48,11 +52,10 @@ def pausable_writes(topology: BaseTopology) -> Iterator[Pause]:
 
     try:
         for connection in nodes:
-            with as_owner(connection):
-                connection.execute(text(_FUNCTION))
-                _set_lock_timeout(connection, LOCK_TIMEOUT)
-                for table in connection.scalars(text(_TABLES)).all():
-                    connection.exec_driver_sql(_TRIGGER.format(table))
+            connection.execute(text(_FUNCTION))
+            _set_lock_timeout(connection, LOCK_TIMEOUT)
+            for table in connection.scalars(text(_TABLES)).all():
+                connection.exec_driver_sql(_TRIGGER.format(table))
         topology.wait_for_ddl()
         yield pause
     except DBAPIError as error:
@@ -61,7 +64,7 @@ def pausable_writes(topology: BaseTopology) -> Iterator[Pause]:
         raise MigrationError(f"a table is in use for longer than {LOCK_TIMEOUT} s, so nothing was changed") from error
     finally:
         for connection in nodes:
-            with suppress(DBAPIError), as_owner(connection):
+            with suppress(DBAPIError):
                 _set_lock_timeout(connection, 0)
                 for table in connection.scalars(text(_TRIGGERS)).all():
                     connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS paused_by_migration ON {table}")

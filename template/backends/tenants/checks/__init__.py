@@ -1,16 +1,18 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import availability, concurrency, isolation, nodes, registry
+from . import availability, concurrency, isolation, nodes, privileges, registry
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
     registry.ServersAreSetUp,
     registry.TheRegistryIsTrue,
     registry.EveryTenantHasTheSchema,
+    registry.EveryTenantHasItsPrivileges,
     isolation.TenantsAreKeptApart,
     availability.AMoveLosesNothing,
     nodes.SchemaIsTheSame,
+    privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
 )

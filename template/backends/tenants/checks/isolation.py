@@ -32,7 +32,7 @@ class TenantsAreKeptApart(Check):
         tried = asked = 0
         with probes(admin, *admin.servers) as tenants:
             for tenant in tenants:
-                url = tenant.url(admin.servers[tenant.server])
+                url = tenant.url(admin.servers[tenant.server], admin.secret)
                 if not _may_connect(url):
                     return failed(f"the role of a tenant may not connect to its own database on {tenant.server}")
                 with admin.on_server(tenant.server) as connection:

@@ -10,11 +10,12 @@ from sqlalchemy import text
 from ....db import PinnedSession, RetryPolicy
 from ....db.tenants import Tenants
 from ....db.tenants.placement import Placement
-from ....db.tenants.registry import registry_url
+from ....db.tenants.registry import configured_secret, registry_url
 from ....settings import Settings
+from ...moving import undo
 from ...provisioning import TenantAdmin
 from ..check import CheckContext
-from ..scratch import STALE, Load
+from ..scratch import Load
 
 PREFIX = "verify-"
 """Beginning of the names of tenants that checks add."""
@@ -25,7 +26,11 @@ def admin_of(context: CheckContext) -> TenantAdmin:
     settings = Settings()
     if settings.nodes and settings.urls() == dict(context.urls):
         return TenantAdmin.from_settings(settings, context.project)
-    return TenantAdmin(context.admin_urls, registry_url(context.admin_urls), context.owner, context.project)
+    return TenantAdmin(
+        *(context.admin_urls, registry_url(context.admin_urls), context.application, context.project),
+        owners=context.owner_urls,
+        secret=_secret(context),
+    )
 
 
 def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
@@ -35,7 +40,14 @@ def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
     url = registry_url(context.urls, settings.registry if is_configured else None)
     retry = RetryPolicy(attempts=1000, deadline=deadline)
     pooler = context.transaction_pooler
-    return Tenants(context.urls, url, retry=retry, application_name="verify", transaction_pooler=pooler)
+    secret = configured_secret(settings) if is_configured else _secret(context)
+    return Tenants(context.urls, url, secret=secret, retry=retry, application_name="verify", transaction_pooler=pooler)
+
+
+def _secret(context: CheckContext) -> str:
+    """Return a secret for the tenants of checks: that of the settings if they have one."""
+    configured = Settings().tenant_secret
+    return configured.get_secret_value() if configured else str(next(iter(context.admin_urls.values())).password)
 
 
 @contextmanager
@@ -51,10 +63,12 @@ def probes(admin: TenantAdmin, *servers: str) -> Iterator[list[Placement]]:
 
 
 def drop_stale(admin: TenantAdmin) -> None:
-    """Drop the tenants that killed runs left behind."""
+    """Drop the tenants that killed runs left behind; the caller keeps other runs away."""
     for one in admin.all():
         born = one.name.removeprefix(PREFIX).partition("-")[0]
-        if one.name.startswith(PREFIX) and born.isdigit() and int(born) < time.time() - STALE and one.target is None:
+        if one.name.startswith(PREFIX) and born.isdigit():
+            if one.target is not None:
+                undo(admin, one.name)
             admin.drop(one.name, force=True)
 
 

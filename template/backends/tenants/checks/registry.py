@@ -9,6 +9,7 @@ from ....db.tenants.placement import TenantState, database_of
 from ....settings import Settings
 from ...migrate import load_config, resolve, version_of
 from ..check import Check, CheckContext, CheckResult, judge
+from .privileges import compare
 from .probes import admin_of, drop_stale
 from .servers import compare_clocks, read_settings
 
@@ -85,6 +86,39 @@ class TheRegistryIsTrue(Check):
         return judge(problems, f"{len(tenants)} tenants: {spread}", {"tenants": counts})
 
 
+class EveryTenantHasItsPrivileges(Check):
+    """The role of every tenant has what it needs and no more.
+
+    Run the statement of each line in the database of the tenant, as an administrator.
+    """
+
+    requires = ("TheRegistryIsTrue",)
+    timeout = 60.0
+    SAMPLE = 20  # databases whose privileges are read
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Compare the privileges of the roles of some tenants with those that they should have."""
+        admin = admin_of(context)
+        served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+        sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
+        excess: list[str] = []
+        lacking: list[str] = []
+        for one in sample:
+            roles = {"application": database_of(one.name), "owner": admin.owners[one.server].username or ""}
+            with admin.in_database(one.server, one.name) as connection:
+                too_much, too_little = compare(connection, roles)
+                limit = connection.scalar(text(_LIMIT), {"role": roles["application"]})
+            excess += [f"{one.name}: {line}" for line in too_much]
+            lacking += [f"{one.name}: {line}" for line in too_little]
+            if limit == -1:
+                excess.append(f"{one.name} may take every connection of {one.server}: `tenants rotate {one.name}`")
+        evidence = {"too_much": excess, "too_little": lacking}
+        return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking[:5])
+
+
+_LIMIT = "SELECT rolconnlimit FROM pg_roles WHERE rolname = :role"
+
+
 class EveryTenantHasTheSchema(Check):
     """Every tenant has the newest schema.
 
@@ -103,7 +137,7 @@ class EveryTenantHasTheSchema(Check):
         behind = [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in served if one.revision != head]
         sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
         for one in sample:
-            with admin.in_database(one.server, one.name) as connection:
+            with admin.as_owner(one.server, one.name) as connection:
                 version = version_of(connection)
             if version != one.revision and one.revision is not None:
                 behind.append(f"{one.name} is at {version}, and the registry says {one.revision}")

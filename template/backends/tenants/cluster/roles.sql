@@ -1,14 +1,11 @@
--- Creates the application's role and database, once on each server, before it takes connections.
-
--- A statement that fails is logged, and one of these holds a password.
-SET log_min_error_statement = 'panic';
+-- Creates the roles and the application's database, once on each server, before it takes connections. Tenants get roles
+-- of their own, and databases of the same owner.
 
 \set database `echo "$DATABASE"`
-\set application_password `cat /setup/app_password`
+{% set passwords = '/setup' %}
+{% include 'template/postgresql/roles.sql' %}
 
--- The application owns its database and nothing else. Tenants get roles of their own.
-CREATE ROLE :"database" LOGIN PASSWORD :'application_password';
-CREATE DATABASE :"database" OWNER :"database";
+CREATE DATABASE :"database" OWNER :"owner";
 
--- Otherwise every role of the server may connect to every database.
-REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1, :"database" FROM PUBLIC;
+\connect :"database"
+\i /setup/privileges

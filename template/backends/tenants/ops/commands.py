@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import Contract, Down, Wait, Yes, configured_urls, confirm_loss, out, talk
+from .console import Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, talk
 from .migrate import Loss
 from .moving import move as move_tenant
 from .moving import undo as undo_move
@@ -30,7 +30,7 @@ COLOURS = {TenantState.ACTIVE: "green", TenantState.SUSPENDED: "yellow"}
 
 def administration() -> TenantAdmin:
     """Return the tenants' admin that the settings describe."""
-    configured_urls()
+    operations_urls()
     return TenantAdmin.from_settings(Settings())
 
 
@@ -111,6 +111,20 @@ def suspend(name: Name) -> None:
 def resume(name: Name) -> None:
     """Serve a suspended tenant again."""
     report(f"[green]active[/]: {name} on {administration().resume(name).server}")
+
+
+@tenants.command()
+def rotate(
+    names: Annotated[list[str] | None, typer.Argument(help="Tenants; default: all.", show_default=False)] = None,
+) -> None:
+    """Give tenants other passwords, for example after their secret has changed; sessions go on."""
+    admin = administration()
+    chosen = names or [
+        found.name for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)
+    ]
+    for name in chosen:
+        admin.rotate(name)
+    report(f"[green]rotated[/]: the passwords of {_count(len(chosen))}")
 
 
 @tenants.command()

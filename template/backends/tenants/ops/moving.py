@@ -16,7 +16,10 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
@@ -26,7 +29,7 @@ from ..db.retry import first_line, sqlstate_of
 from ..db.tenants.placement import Placement, TenantState, check_name, database_of
 from ..db.tenants.registry import epochs, tenant
 from . import tenant_server
-from .connections import Unreachable, engine_for
+from .connections import Unreachable, engine_for, unlogged, verification
 from .migrate import differences, read_schema, version_of
 from .provisioning import FAILURES, TenantAdmin, change, drop_subscription, look_up
 from .tenant_server import TenantError, run
@@ -140,7 +143,7 @@ def _take_back(admin: TenantAdmin, registry: Connection, found: Placement) -> Pl
             run(connection, "DROP PUBLICATION IF EXISTS {}", PUBLICATION)
         if found.state is TenantState.ACTIVE:
             tenant_server.open_database(source, found.name)
-    taken = change(registry, found.name, target=None, target_password=None, left_on=found.target)
+    taken = change(registry, found.name, target=None, target_salt=None, left_on=found.target)
     try:
         return admin.remove_leftovers(registry, taken)
     except Unreachable:
@@ -202,26 +205,25 @@ class _Move:
     def copy(self) -> None:
         """Copy all rows to the target, and keep the copy up to date."""
         self.on_step("record")
-        password = secrets.token_urlsafe(24)
-        change(self.registry, self.name, target=self.target, target_password=password)
+        salt = secrets.token_urlsafe(24)
+        change(self.registry, self.name, target=self.target, target_salt=salt)
         self.on_step("create")
-        self._create_target(password)
+        self._create_target(salt)
         self.on_step("publish")
         conninfo = self._publish()
         self.on_step("copy")
         self._subscribe(conninfo)
 
-    def _create_target(self, password: str) -> None:
-        with self.admin.in_database(self.source, self.name) as here:
+    def _create_target(self, salt: str) -> None:
+        with self.admin.as_owner(self.source, self.name) as here:
             revision = version_of(here) or "base"
             schema = read_schema(here)
         with self.admin.on_server(self.target) as there:
-            tenant_server.create_role(there, self.name, password)
-            tenant_server.create_database(there, self.name)
+            self.admin.create(there, self.target, self.name, salt)
             if self.found.state is TenantState.SUSPENDED:
                 tenant_server.close_database(there, self.name)
         self.admin.migrate(self.target, self.name, revision)
-        with self.admin.in_database(self.target, self.name) as there:
+        with self.admin.as_owner(self.target, self.name) as there:
             if unlike := differences({self.source: schema, self.target: read_schema(there)}):
                 raise TenantError(f"its schema is not the one that the migrations make: {'; '.join(unlike[:5])}")
             # The copy brings what migrations inserted.
@@ -240,14 +242,28 @@ class _Move:
             here.exec_driver_sql(f"CREATE PUBLICATION {PUBLICATION} {published}")
             _create_slot(here, self.copier)
             login = {"user": self.copier, "password": password, "application_name": self.copier, "connect_timeout": "5"}
-            address = _address(here, self.admin.server(self.source))
+            with self.admin.on_server(self.target) as there:
+                address = _address(self.admin.server(self.source), here, there)
             return make_conninfo(dbname=database_of(self.name), **address, **login)
 
     def _subscribe(self, conninfo: str) -> None:
         """Start the copy, and wait until all rows have arrived once."""
         with self.admin.in_database(self.target, self.name) as there:
             # The slot exists already: two servers that copy from each other would wait for each other's, for ever.
-            run(there, _SUBSCRIBE, self.copier, PUBLICATION, conninfo=conninfo, slot=self.copier)
+            names = map(sql.Identifier, (self.copier, PUBLICATION))
+            driver: Any = there.connection.driver_connection
+            statement = sql.SQL(_SUBSCRIBE).format(*names, conninfo=conninfo, slot=self.copier)
+            try:
+                # Past SQLAlchemy, whose errors quote the statement.
+                with unlogged(driver):
+                    driver.execute(statement)
+            except psycopg.Error as error:
+                advice = ""
+                if "certificate" in str(error):
+                    advice = f"; `peer.sslrootcert` of {self.target} names the root certificate there"
+                raise TenantError(
+                    f"{self.target} cannot copy from {self.source}: {first_line(error)}{advice}"
+                ) from None
             while waiting := list(there.scalars(text(_NOT_COPIED))):
                 if there.scalar(text(_FAILS), {"name": self.copier}):
                     raise TenantError(f"{self.target} fails to copy {', '.join(waiting)}; its log file has the reason")
@@ -255,8 +271,7 @@ class _Move:
 
     def switch(self) -> float:
         """Make the target the tenant's place; return the seconds for which writers waited."""
-        url = self.admin.database_url(self.source, self.name)
-        engine = engine_for(url, statement_timeout=0, owner=database_of(self.name))
+        engine = engine_for(self.admin.owner_url(self.source, self.name), statement_timeout=0)
         with self.admin.in_database(self.source, self.name) as here:
             self._wait_for_catchup(here, timeout=CATCHUP_TIMEOUT)
             for _ in range(SWITCH_ATTEMPTS):
@@ -289,14 +304,14 @@ class _Move:
             raise TenantError(f"{', '.join(late)} was made while it was being copied: move it again")
         # Replication leaves sequences alone.
         if sequences := here.execute(text(_SEQUENCES)).all():
-            with self.admin.in_database(self.target, self.name) as there:
+            with self.admin.as_owner(self.target, self.name) as there:
                 for sequence in sequences:
                     there.execute(text("SELECT setval(CAST(:name AS regclass), :value)"), sequence._asdict())
         self.on_step("close")
         tenant_server.close_database(here, self.name)
         self.on_step("switch")
-        place = {"server": self.target, "password": tenant.c.target_password, "left_on": self.source}
-        change(self.registry, self.name, **place, target=None, target_password=None, epoch=epochs.next_value())
+        place = {"server": self.target, "salt": tenant.c.target_salt, "left_on": self.source}
+        change(self.registry, self.name, **place, target=None, target_salt=None, epoch=epochs.next_value())
         self.is_decided = True
 
     def clean(self) -> None:
@@ -355,13 +370,16 @@ def _lock_tables(connection: Connection, tables: Sequence[str]) -> bool:
     return True
 
 
-def _address(connection: Connection, url: URL) -> dict[str, str]:
-    """Return the address of a server for other servers: that of its URL, or of its setting `peer.address`."""
-    address = connection.scalar(text("SELECT current_setting('peer.address', true)"))
+def _address(url: URL, here: Connection, there: Connection) -> dict[str, str]:
+    """Return the parameters with which the server `there` reaches the server `here`, and verifies it as `url` asks.
+
+    The address is that of the URL, or `here` of the setting `peer.address`; the file with the root certificate is that
+    of the URL, or `there` of the setting `peer.sslrootcert`.
+    """
+    address = here.scalar(text("SELECT current_setting('peer.address', true)"))
     host, _, port = address.rpartition(":") if address else (url.host or "", "", str(url.port or 5432))
-    # Certificates are files of this machine, not of the servers.
-    is_encrypted = url.query.get("sslmode") in ("require", "verify-ca", "verify-full")
-    return {"host": host, "port": port, **({"sslmode": "require"} if is_encrypted else {})}
+    driver: Any = there.connection.driver_connection
+    return {"host": host, "port": port, **verification(url, driver)}
 
 
 # All tables but Alembic's, which the target's own migrations fill; and whether a row can be identified.

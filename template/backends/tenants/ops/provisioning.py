@@ -7,9 +7,10 @@ is finished, or undone, by running it again. A lock in the registry keeps two co
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.engine import URL
@@ -17,8 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSequence, CreateTable
 
 from ..db.retry import first_line
-from ..db.tenants.placement import Placement, TenantState, check_name, database_of, quoted
-from ..db.tenants.registry import PLACEMENTS, epochs, placement_of, registry_url, tenant
+from ..db.tenants.placement import Placement, TenantState, check_name, database_of, password_of, quoted
+from ..db.tenants.registry import PLACEMENTS, configured_secret, epochs, placement_of, registry_url, tenant
 from ..settings import Settings
 from . import migrate as runner
 from . import tenant_server
@@ -37,6 +38,9 @@ LOCK = 20_012
 
 FAILURES = (TenantError, Unreachable, MigrationError, TopologyError, DBAPIError)
 """Errors that a command on a tenant can end with."""
+
+_IN_PUBLIC: dict[str, Any] = {"schema_translate_map": {None: "public"}}
+"""Execution options that name the schema of the registry's table, because the search path does not."""
 
 # Alembic keeps its state in module variables.
 _alembic = Lock()
@@ -58,29 +62,41 @@ class TenantAdmin:
     """Role of the application, which may read the registry."""
     project: Path = Path()
     """Folder of `alembic.ini`."""
+    owners: Mapping[str, URL] = field(kw_only=True)
+    """URL of each server for the role that owns what is in the databases of the tenants and migrates them."""
+    secret: str = field(kw_only=True, repr=False)
+    """Secret from which the passwords of the tenants' roles are derived."""
+    connections: int = field(default=50, kw_only=True)
+    """Number of connections that a tenant may have on its server."""
 
     @classmethod
     def from_settings(cls, settings: Settings, project: Path = Path()) -> "TenantAdmin":
         """Create it as the settings describe it."""
         servers, admin_registry = settings.admin_urls(), settings.admin_registry or settings.registry
         application = registry_url(settings.urls(), settings.registry).username or ""
-        return cls(servers, registry_url(servers, admin_registry), application, project)
+        return cls(
+            *(servers, registry_url(servers, admin_registry), application, project),
+            owners=settings.owner_urls(),
+            secret=configured_secret(settings),
+            connections=settings.tenant_connections,
+        )
 
     # The registry.
 
     def create_registry(self) -> None:
         """Create the registry, unless it exists."""
         try:
-            with connect(self.registry, node="the registry") as connection:
+            with connect(self.registry, node="the registry", pinned=True) as connection:
                 # The table is created last, so it shows that the registry is complete.
-                if connection.scalar(text("SELECT to_regclass('tenant') IS NOT NULL")):
+                if connection.scalar(text("SELECT to_regclass('public.tenant') IS NOT NULL")):
                     return
         except Unreachable as error:
             if "does not exist" not in str(error):
                 raise
         name = self.registry.database or ""
         maintenance = self.registry.set(database=MAINTENANCE_DATABASE)
-        with connect(maintenance, node="the registry", statement_timeout=DATABASE_TIMEOUT) as connection:
+        node = "the registry"
+        with connect(maintenance, node=node, statement_timeout=DATABASE_TIMEOUT, pinned=True) as connection:
             # Held until this connection ends: a second process waits here and finds the registry.
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             query = text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
@@ -88,10 +104,11 @@ class TenantAdmin:
                 run(connection, "CREATE DATABASE {} TEMPLATE template0", name)
             run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
             run(connection, "GRANT CONNECT ON DATABASE {} TO {}", name, self.application)
-            with engine_for(self.registry).begin() as inside:
+            with engine_for(self.registry, pinned=True).begin() as inside:
+                inside.execution_options(**_IN_PUBLIC)
                 inside.execute(CreateSequence(epochs, if_not_exists=True))
                 inside.execute(CreateTable(tenant, if_not_exists=True))
-                run(inside, "GRANT SELECT ON tenant TO {}", self.application)
+                run(inside, "GRANT SELECT ON public.tenant TO {}", self.application)
 
     def all(self) -> list[Placement]:
         """Return the placements of all tenants, in the order of their names."""
@@ -118,9 +135,12 @@ class TenantAdmin:
             finally:
                 registry.execute(text("SELECT pg_advisory_unlock(:lock, hashtext(:name))"), keys)
 
-    def _on_registry(self, statement_timeout: float = 10.0) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def _on_registry(self, statement_timeout: float = 10.0) -> Iterator[Connection]:
         self.create_registry()
-        return connect(self.registry, node="the registry", statement_timeout=statement_timeout)
+        node = "the registry"
+        with connect(self.registry, node=node, statement_timeout=statement_timeout, pinned=True) as registry:
+            yield registry.execution_options(**_IN_PUBLIC)
 
     # The servers.
 
@@ -137,12 +157,21 @@ class TenantAdmin:
     def on_server(self, server: str) -> AbstractContextManager[Connection]:
         """Open a connection to a server, to no tenant's database, in autocommit."""
         url = self.server(server).set(database=MAINTENANCE_DATABASE)
-        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, owner=self.application)
+        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, pinned=True)
+
+    def owner_url(self, server: str, name: str) -> URL:
+        """Return the URL of a tenant's database on a server for the role that owns what is in it."""
+        self.server(server)
+        return self.owners[server].set(database=database_of(name))
 
     def in_database(self, server: str, name: str) -> AbstractContextManager[Connection]:
-        """Open a connection to a tenant's database, in autocommit."""
-        url, owner = self.database_url(server, name), database_of(name)
-        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, owner=owner)
+        """Open a connection to a tenant's database for the administrating role, in autocommit."""
+        url = self.database_url(server, name)
+        return connect(url, node=server, statement_timeout=DATABASE_TIMEOUT, pinned=True)
+
+    def as_owner(self, server: str, name: str) -> AbstractContextManager[Connection]:
+        """Open a connection to a tenant's database for the role that owns what is in it, in autocommit."""
+        return connect(self.owner_url(server, name), node=server, statement_timeout=DATABASE_TIMEOUT)
 
     # The commands.
 
@@ -164,7 +193,7 @@ class TenantAdmin:
                 raise TenantError(f"{name} was begun on {found.server}: add it there, or drop it first")
             chosen = server or (found.server if found else self._emptiest_server(registry))
             with self.on_server(chosen) as there:
-                values = {"server": chosen, "password": secrets.token_urlsafe(24), "revision": None}
+                values = {"server": chosen, "salt": secrets.token_urlsafe(24), "revision": None}
                 if found is None:
                     tenant_server.refuse_unknown(there, chosen, name)
                     registry.execute(insert(tenant).values(name=name, state=TenantState.ADDING, **values))
@@ -172,8 +201,7 @@ class TenantAdmin:
                     change(registry, name, **values)
                 try:
                     self.remove_from(there, chosen, name)
-                    tenant_server.create_role(there, name, str(values["password"]))
-                    tenant_server.create_database(there, name)
+                    self.create(there, chosen, name, str(values["salt"]))
                     revision = self.migrate(chosen, name, "head")
                 except BaseException as error:
                     self._undo_adding(registry, name, chosen, error)
@@ -219,7 +247,30 @@ class TenantAdmin:
                 self.remove_from(there, found.server, name)
             registry.execute(delete(tenant).where(tenant.c.name == name))
 
+    def rotate(self, name: str) -> Placement:
+        """Give a tenant's role another password, and the number of connections in force; sessions go on.
+
+        Run it for every tenant after the secret has changed: until then none of them can log in.
+        """
+        with self.lock(name) as registry:
+            found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
+            salt = secrets.token_urlsafe(24)
+            with self.on_server(found.server) as there, engine_for(self.registry, pinned=True).begin() as deciding:
+                deciding.execution_options(**_IN_PUBLIC)
+                # A process that is refused in between asks the registry, and finds the new one a moment later.
+                changed = change(deciding, name, salt=salt, epoch=epochs.next_value())
+                tenant_server.set_login(there, name, password_of(name, salt, self.secret), self.connections)
+            return changed
+
     # Steps of commands.
+
+    def create(self, there: Connection, server: str, name: str, salt: str) -> None:
+        """Create a tenant's role and its empty database on a server, to which `there` is the connection."""
+        owner = self.owners[server].username or ""
+        tenant_server.create_role(there, name, password_of(name, salt, self.secret), self.connections)
+        tenant_server.create_database(there, name, owner)
+        with self.in_database(server, name) as inside:
+            tenant_server.grant_privileges(inside, name, owner)
 
     def migrate(
         self,
@@ -235,11 +286,11 @@ class TenantAdmin:
 
         A revision behind the one the database is at needs `down`; for the other options see `migrate.migrate`.
         """
-        urls = {server: self.database_url(server, name)}
+        urls, owner_urls = {server: self.database_url(server, name)}, {server: self.owner_url(server, name)}
         with _alembic:
             return runner.migrate(
                 urls,
-                owner=database_of(name),
+                owner_urls=owner_urls,
                 target=target,
                 down=down,
                 contract=contract,

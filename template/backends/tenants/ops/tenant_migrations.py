@@ -137,7 +137,7 @@ def migrate_one(
 
 
 def _version(admin: TenantAdmin, server: str, name: str) -> str:
-    with admin.in_database(server, name) as connection:
+    with admin.as_owner(server, name) as connection:
         return version_of(connection) or "base"
 
 
@@ -154,7 +154,7 @@ def _confirm(admin: TenantAdmin, tenants: Iterable[Placement], revision: str, co
     revisions, rows = dict[str, None](), Counter[str]()
     for found in tenants:
         # A tenant that cannot be asked is not migrated either.
-        with suppress(*FAILURES), admin.in_database(found.server, found.name) as connection:
+        with suppress(*FAILURES), admin.as_owner(found.server, found.name) as connection:
             path = find_path(scripts, [applied(scripts, version_of(connection))], revision, down=True)
             loss = find_loss([connection], [script for script, back in path if back])
             revisions.update(dict.fromkeys(loss.revisions))

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from ..db.retry import sqlstate_of
 from ..db.tenants.placement import database_of
 from .base import OperationError
+from .privileges import privilege_statements, quoted
 
 SESSION_TIMEOUT = 10.0
 """Seconds within which terminated sessions, and replication slots in use, have to end."""
@@ -35,11 +36,18 @@ def run(connection: Connection, statement: str, *names: str, **literals: str) ->
     connection.exec_driver_sql(composed.as_string(driver).replace("%", "%%"))
 
 
-def create_role(connection: Connection, name: str, password: str) -> None:
-    """Create the role of a tenant."""
+def create_role(connection: Connection, name: str, password: str, connections: int) -> None:
+    """Create the role of a tenant, which may have that many connections."""
+    run(connection, "CREATE ROLE {} LOGIN NOINHERIT", database_of(name))
+    set_login(connection, name, password, connections)
+
+
+def set_login(connection: Connection, name: str, password: str, connections: int) -> None:
+    """Set the password of a tenant's role, and the number of its connections."""
     role = database_of(name)
     secret = verifier(connection, role, password)
-    run(connection, "CREATE ROLE {} LOGIN NOINHERIT PASSWORD {secret}", role, secret=secret)
+    connection.exec_driver_sql(f"ALTER ROLE {quoted(role)} CONNECTION LIMIT {connections}")
+    run(connection, "ALTER ROLE {} PASSWORD {secret}", role, secret=secret)
 
 
 def verifier(connection: Connection, role: str, password: str) -> str:
@@ -49,11 +57,18 @@ def verifier(connection: Connection, role: str, password: str) -> str:
     return encrypted.decode()
 
 
-def create_database(connection: Connection, name: str) -> None:
-    """Create the database of a tenant; no other role may connect to it."""
+def create_database(connection: Connection, name: str, owner: str) -> None:
+    """Create the database of a tenant; nobody but its owner may connect to it."""
+    database = database_of(name)
+    run(connection, "CREATE DATABASE {} OWNER {} TEMPLATE template0", database, owner)
+    run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", database)
+
+
+def grant_privileges(connection: Connection, name: str, owner: str) -> None:
+    """Let the role of a tenant read and write what `owner` makes in its database; the connection is to that."""
     role = database_of(name)
-    run(connection, "CREATE DATABASE {} OWNER {} TEMPLATE template0", role, role)
-    run(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", role)
+    for statement in privilege_statements(database=role, owner=owner, application=role):
+        connection.exec_driver_sql(statement)
 
 
 def exists(connection: Connection, name: str) -> bool:

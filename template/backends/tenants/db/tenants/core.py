@@ -24,7 +24,7 @@ from .budget import ServerBudget
 from .current import chosen
 from .open_databases import OpenDatabase, OpenDatabases, close_pools
 from .placement import Placement, quoted
-from .registry import REGISTRY_POOL, Registry, registry_url
+from .registry import REGISTRY_POOL, Registry, configured_secret, registry_url
 from .workers import Answers, Ask, Workers
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class TenantsCore(DatabaseCore):
         servers: Mapping[str, URL],
         registry: URL,
         *,
+        secret: str,
         connections: int = 20,
         keep_open: int = 500,
         pool: PoolLimits | None = None,
@@ -66,6 +67,7 @@ class TenantsCore(DatabaseCore):
         Args:
             servers: URL of each server by name; database, role and password of the URLs are not used.
             registry: URL of the registry.
+            secret: secret from which the passwords of the tenants' roles are derived.
             connections: connections of this process to each server.
             keep_open: number of tenants whose engines are kept.
             pool: limits of the connections; `connections` replaces its size and overflow.
@@ -79,6 +81,7 @@ class TenantsCore(DatabaseCore):
         self._options: dict[str, Any] = {"timeouts": timeouts, "application_name": application_name}
         self._options["transaction_pooler"] = transaction_pooler
         self._servers = dict(servers)
+        self._secret = secret
         self._budgets = {
             server: ServerBudget(server, connections, timeout=pool.timeout, workers=self._workers) for server in servers
         }
@@ -89,13 +92,14 @@ class TenantsCore(DatabaseCore):
         self._tenant: str | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:  # type: ignore[override]  # passwords are in the registry
+    def from_settings(cls, settings: Settings) -> Self:  # type: ignore[override]  # passwords are derived
         """Create the databases of all tenants as the settings describe them."""
         arguments = database_arguments(settings)
         names = ("pool", "timeouts", "retry", "application_name", "transaction_pooler")
         return cls(
             arguments["nodes"],
             registry_url(arguments["nodes"], settings.registry),
+            secret=configured_secret(settings),
             connections=settings.server_connections,
             keep_open=settings.open_tenants,
             **{name: arguments[name] for name in names},
@@ -194,7 +198,9 @@ class TenantsCore(DatabaseCore):
                 node=place.server,
             )
         pool = replace(self._limits, poolclass=self._budgets[place.server].pool_class)
-        return self._database_class({place.server: place.url(self._servers[place.server])}, pool=pool, **self._options)
+        return self._database_class(
+            {place.server: place.url(self._servers[place.server], self._secret)}, pool=pool, **self._options
+        )
 
     def _close(self) -> None:
         self._open.clear()

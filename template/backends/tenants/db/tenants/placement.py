@@ -1,5 +1,6 @@
 """The name of a tenant, and the place where its database is."""
 
+import hmac
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,8 +42,19 @@ def quoted(name: str) -> str:
 
 
 def database_of(name: str) -> str:
-    """Return the name of a tenant's database, and of the role that owns it and may connect to no other database."""
+    """Return the name of a tenant's database, and of the role that reads and writes its rows and enters no other."""
     return PREFIX + check_name(name)
+
+
+def password_of(name: str, salt: str, secret: str) -> str:
+    """Return the password of a tenant's role. The registry stores the salt, and not the secret.
+
+    Args:
+        name: name of the tenant.
+        salt: random text, another one on each server.
+        secret: a secret that is in no database.
+    """
+    return hmac.new(secret.encode(), f"{database_of(name)}:{salt}".encode(), "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -54,24 +66,25 @@ class Placement:
     state: TenantState
     epoch: int
     """Number of the last change that processes must follow; a larger one is newer."""
-    password: str = field(repr=False)
-    """Password of the tenant's role on `server`."""
+    salt: str = field(repr=False)
+    """Random text, from which `password_of` derives the password of the tenant's role on `server`."""
     revision: str | None = None
     """Revision of the schema; None while it changes."""
     target: str | None = None
     """Server to which a move, running or interrupted, copies the tenant."""
-    target_password: str | None = field(default=None, repr=False)
+    target_salt: str | None = field(default=None, repr=False)
     left_on: str | None = None
     """Server with remains of the tenant that have to be removed."""
 
-    def url(self, server: URL) -> URL:
+    def url(self, server: URL, secret: str) -> URL:
         """Return the URL of the tenant's database for its own role.
 
         Args:
             server: any URL of the tenant's server.
+            secret: the secret of `password_of`.
         """
         name = database_of(self.name)
-        return server.set(username=name, password=self.password, database=name)
+        return server.set(username=name, password=password_of(self.name, self.salt, secret), database=name)
 
     def check_served(self) -> None:
         """Raise `TenantSuspended` or `UnknownTenant` if the tenant is not served."""

@@ -1,7 +1,8 @@
 """The registry, a small database of its own: which server holds which tenant, and in which state.
 
-The application's role may only read it; `tenants …` changes it. A process asks once per tenant and keeps the answer.
-An old answer does no harm: a database that left a server refuses its former login, and the process asks again.
+The application's role may only read it; `tenants …` changes it. It holds no passwords. A process asks once per tenant
+and keeps the answer. An old answer does no harm: a database that left a server refuses its former login, and the
+process asks again.
 """
 
 import re
@@ -15,6 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from ...limits import PoolLimits
+from ...settings import PREFIX, Settings
 from ...urls import parse_url
 from ..database import DatabaseCore
 from ..errors import MisuseError, NodeUnavailable
@@ -34,11 +36,11 @@ tenant = schema.Table(
     schema.Column("name", Text, primary_key=True),
     schema.Column("server", Text, nullable=False),
     schema.Column("state", Text, nullable=False),
-    schema.Column("password", Text, nullable=False),
+    schema.Column("salt", Text, nullable=False),
     schema.Column("epoch", BigInteger, epochs, server_default=epochs.next_value(), nullable=False),
     schema.Column("revision", Text),
     schema.Column("target", Text),
-    schema.Column("target_password", Text),
+    schema.Column("target_salt", Text),
     schema.Column("left_on", Text),
     schema.Column("added_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
     schema.CheckConstraint(f"state IN {tuple(map(str, TenantState))}", name="ck_tenant_state"),
@@ -66,6 +68,16 @@ def registry_url(servers: Mapping[str, URL], configured: SecretStr | None = None
         return parse_url(configured.get_secret_value())
     url = servers[min(servers)]
     return url.set(database=f"{url.database}_registry")
+
+
+def configured_secret(settings: Settings) -> str:
+    """Return the secret that the tenants' passwords are derived from, or raise `MisuseError`."""
+    if settings.tenant_secret is None:
+        raise MisuseError(
+            f"{PREFIX}TENANT_SECRET is not set: the passwords of the tenants' roles are derived from it, and the same "
+            "one has to be set wherever tenants are added or served"
+        )
+    return settings.tenant_secret.get_secret_value()
 
 
 class Registry:

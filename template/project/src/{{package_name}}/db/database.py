@@ -189,7 +189,7 @@ class DatabaseCore:
             logger.warning(message)
 
     def _run(self, work: Callable[[PinnedSession], T], *, readonly: bool) -> T:
-        route = replace(self.route, readonly=readonly)
+        route = self.route.for_reads if readonly else self.route
         policy = route.retry or self.retry
         attempts = Attempts(policy, route, time.monotonic(), self.counters, self._router.mark_down)
         return run_with_retries(attempts, self.open_session, work, concurrency=self.concurrency, lock=self._retry_lock)
@@ -225,7 +225,8 @@ class Database(DatabaseCore):
             RetriesExhausted: the transaction lost a race (serialization failure, deadlock); `run` runs it again.
             WrongNode: the session is read-only and wrote, or the named node cannot do this work.
         """
-        session = self.open_session(replace(self.route, readonly=readonly, **options))
+        route = self.route.for_reads if readonly else self.route
+        session = self.open_session(replace(route, **options) if options else route)
         try:
             yield session
             session.finish()

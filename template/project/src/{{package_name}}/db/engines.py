@@ -23,7 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from ..limits import PoolLimits, Timeouts
 from ..settings import PREFIX
-from ..urls import url_parameters
+from ..urls import required_authentication, url_parameters, warn_of_unverified
 from .backend import Backend
 from .errors import MisuseError, NodeUnavailable
 from .reading import begin_when_needed
@@ -157,7 +157,9 @@ class Engines:
     def _login(self, node: str, mode: str) -> dict[str, Any]:
         """Return the parameters of a connection: those of the URL win over the program's own."""
         theirs = url_parameters(self.urls[node])
+        warn_of_unverified(self.urls[node])
         login: dict[str, Any] = {
+            **required_authentication(self.urls[node], has_callback=self.password is not None),
             "connect_timeout": self.timeouts.connect,
             "application_name": self.application_name,
             # A peer that vanished is noticed after about 11 s instead of the kernel's two hours.
@@ -185,6 +187,8 @@ class Engines:
                 advice = "Correct the parameters of its URL"
                 if "startup parameter" in reason:
                     advice += f", or set {PREFIX}TRANSACTION_POOLER=true and let {PREFIX}ADMIN_NODES bypass the pooler"
+                if "method requirement" in reason:
+                    advice += ": add require_auth=password or md5 only if no other program can listen at that address"
                 raise MisuseError(f"{node}: {reason}. {advice}", node=node)
 
     def _spread_recycling(self, engine: Engine) -> None:

@@ -6,9 +6,10 @@ the cool-down the preferred node is first again. A unit of work never changes it
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
-from typing import TypedDict
+from typing import Self, TypedDict
 
 from ..limits import RetryPolicy
 from .errors import NoNodes, WrongNode
@@ -27,7 +28,7 @@ class RouteOptions(TypedDict, total=False):
     """Retry policy; None: that of the database."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """Options in force for a unit of work; see `RouteOptions`."""
 
@@ -42,6 +43,11 @@ class Route:
     def mode(self) -> str:
         """Access mode of the connection; each mode has its own engine."""
         return "read" if self.readonly else "write"
+
+    @cached_property
+    def for_reads(self) -> Self:
+        """Return these options for work that only reads."""
+        return replace(self, readonly=True)
 
 
 @dataclass

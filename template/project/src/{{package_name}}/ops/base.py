@@ -20,6 +20,9 @@ from typer import Typer
 from . import indexes
 from .effects import Effect
 
+Lock: TypeAlias = Literal["migration", "verify"]
+"""Lock that one process can have."""
+
 Changes: TypeAlias = Literal["schema", "data", "indexes"]
 """Subject of a revision, `changes` in its file: the schema, rows, or indexes without blocking writers."""
 
@@ -68,7 +71,8 @@ class Link:
 class BaseTopology:
     """Independent servers: no links, and nothing to wait for.
 
-    The connections, one per node, are in autocommit, for a role that may change the schema. Methods that look at links
+    The connections, one per node, are in autocommit, for an administrator: they read and change the state of the nodes
+    and of their links, and nothing that the owner of the tables or the application defines. Methods that look at links
     raise TopologyError if a link does not work.
     """
 
@@ -122,10 +126,11 @@ class BaseTopology:
     def wait_for_ddl(self) -> None:
         """Wait until every node has the schema changes made so far; write no rows before that."""
 
-    def drop_schema(self, schema: str) -> None:
-        """Drop a schema, with everything in it, on every node."""
-        for node in self.ddl_nodes():
-            self.connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
+    def drop_schemas(self, *schemas: str) -> None:
+        """Drop schemas, with everything in them, on every node."""
+        for schema in schemas:
+            for node in self.ddl_nodes():
+                self.connections[node].execute(DropSchema(schema, cascade=True, if_exists=True))
         self.wait_for_ddl()
 
     def node_number(self, node: str) -> int:
@@ -151,8 +156,12 @@ class BaseTopology:
         """Return why a revision must not have an effect; None if it may. `contract`: clients do not write meanwhile."""
         return self.refused_effects.get(effect.kind) or (None if contract else self.paused_effects.get(effect.kind))
 
-    def pausable_writes(self) -> AbstractContextManager[Pause]:
-        """Prepare to pause the writes of clients: needed where a row on its way can meet another schema."""
+    def pausable_writes(self, owners: Mapping[str, Connection]) -> AbstractContextManager[Pause]:
+        """Prepare to pause the writes of clients: needed where a row on its way can meet another schema.
+
+        Args:
+            owners: connections to the same nodes, in autocommit, as the owner of the tables.
+        """
         return nullcontext(nullcontext)
 
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
@@ -161,40 +170,50 @@ class BaseTopology:
 
     @contextmanager
     def migration_lock(self, *, wait: float = 0.0) -> Iterator[None]:
-        """Hold the lock that one migration of these nodes can have; a lost connection releases it.
+        """Hold the lock that one migration of these nodes can have; see `verify_lock`."""
+        with self._hold("migration", "; `migrate --wait SECONDS` does that", wait=wait):
+            yield
+
+    @contextmanager
+    def verify_lock(self, *, wait: float = 0.0) -> Iterator[None]:
+        """Hold the lock that one run of `verify` can have; a lost connection releases it.
 
         Args:
-            wait: time in seconds to wait for another migration to end.
+            wait: time in seconds to wait for another holder to end.
 
         Raises:
-            MigrationError: another migration has the lock; the message names its session.
+            MigrationError: another process has the lock; the message names its session.
         """
+        with self._hold("verify", "", wait=wait):
+            yield
+
+    @contextmanager
+    def _hold(self, lock: Lock, advice: str, *, wait: float) -> Iterator[None]:
         deadline = time.monotonic() + wait
         with ExitStack() as held:
-            while holder := self.try_lock(held):
+            while holder := self.try_lock(held, lock):
                 held.close()
                 if time.monotonic() > deadline:
-                    raise MigrationError(
-                        f"another migration is running: {holder}. Wait for it to end; `--wait SECONDS` does that"
-                    )
+                    raise MigrationError(f"another {lock} is running: {holder}. Wait for it to end{advice}")
                 # At random, because two that try at once may refuse each other.
                 time.sleep(random.uniform(0.1, 0.3))  # noqa: S311
             yield
 
-    def try_lock(self, held: ExitStack) -> str | None:
-        """Take the migration lock until `held` is closed, and return None; otherwise return the session that has it.
+    def try_lock(self, held: ExitStack, lock: Lock = "migration") -> str | None:
+        """Take a lock until `held` is closed, and return None; otherwise return the session that has it.
 
         The lock is on every node, because callers may list the nodes in different orders, and is taken in an order that
         the servers determine, because two that begin at once would otherwise refuse each other. The time at which a
         server was started identifies it; servers made from one backup share the system identifier.
         """
+        key = _LOCKS[lock]
         started = text("SELECT pg_postmaster_start_time()::text || current_database()")
         for node in sorted(self.writers(), key=lambda node: str(self.connections[node].scalar(started))):
             connection = self.connections[node]
-            if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
-                found = connection.execute(text(_HOLDER), {"lock": _LOCK}).one_or_none()
+            if not connection.scalar(text(f"SELECT pg_try_advisory_lock({key})")):
+                found = connection.execute(text(_HOLDER), {"lock": key}).one_or_none()
                 return f"{found.application_name}, pid {found.pid} on {node}, since {found.since}" if found else node
-            held.callback(_unlock, connection)
+            held.callback(_unlock, connection, key)
         return None
 
     def revision_nodes(self, changes: Changes) -> list[str]:
@@ -205,7 +224,7 @@ class BaseTopology:
         """Raise MigrationError to refuse a revision, run or undone, before any revision runs."""
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
-        """Prepare the connection that one revision runs on, before its first transaction."""
+        """Prepare the connection, of the tables' owner, that one revision runs on, before its first transaction."""
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run`, which runs one revision on `node`; call it again after an error that this may follow."""
@@ -218,7 +237,7 @@ class BaseTopology:
 
     @staticmethod
     def migrate_other_databases(
-        admin_urls: Mapping[str, URL], *, owner: str, on_step: Callable[[Step], None], wait: float
+        owner_urls: Mapping[str, URL], *, on_step: Callable[[Step], None], wait: float
     ) -> dict[str, str]:
         """Migrate the databases that do not hold the models' tables; return the revision of each by its name.
 
@@ -231,10 +250,10 @@ class BaseTopology:
         """Add the commands that only this database needs."""
 
 
-def _unlock(connection: Connection) -> None:
+def _unlock(connection: Connection, key: int) -> None:
     # The server has released the lock of a connection that is lost.
     with suppress(DBAPIError):
-        connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
+        connection.execute(text(f"SELECT pg_advisory_unlock({key})"))
 
 
 def split_statements(text: str) -> list[str]:
@@ -266,8 +285,8 @@ _UNLOGGED = """
     SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'
 """
 
-_LOCK = 20_011
-"""Key of the advisory lock of migrations. Arbitrary."""
+_LOCKS: Mapping[Lock, int] = {"migration": 20_011, "verify": 20_013}
+"""Keys of the advisory locks. Arbitrary."""
 
 _HOLDER = """
     SELECT application_name, pid, coalesce(date_trunc('second', backend_start)::text, 'some time') AS since

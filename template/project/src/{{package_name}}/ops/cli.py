@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from sqlalchemy import URL
 
 from ..db import Backend, BadRow, Database, Progress, bulk_load
@@ -18,7 +19,7 @@ from . import BACKEND, PROGRAM, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Contract, Down, Wait, Yes, configured_urls, confirm_loss, out, print_status, talk
+from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
 
@@ -109,21 +110,20 @@ def migrate(
     from . import migrate as runner
 
     def show(step: Step) -> None:
-        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {step.title}")
+        talk.print(f"{step.node}: {'back from ' if step.back else ''}{step.revision} {escape(step.title)}")
 
-    urls, admin_urls = configured_urls()
+    urls = operations_urls()
     if down and to == "head":
         raise MigrationError("--down needs a target: -1, a revision, or `base`")
-    owner = next(iter(urls.values())).username or ""
     if plan or sql or as_json:
         from .plan import make_plan
 
-        planned = make_plan(admin_urls, owner=owner, target=to, down=down, rehearse=not sql)
+        planned = make_plan(urls.admin, owner_urls=urls.owner, target=to, down=down, rehearse=not sql)
         print(planned.json() if as_json else "\n".join(planned.sql() if sql else planned.lines()))
         return
     revision = runner.migrate(
-        admin_urls,
-        owner=owner,
+        urls.admin,
+        owner_urls=urls.owner,
         target=to,
         down=down,
         contract=contract,
@@ -131,8 +131,8 @@ def migrate(
         on_step=show,
         confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),
     )
-    others = Topology.migrate_other_databases(admin_urls, owner=owner, on_step=show, wait=wait)
-    nodes = [node for node in urls if node not in Topology.nodes_without_models]
+    others = Topology.migrate_other_databases(urls.owner, on_step=show, wait=wait)
+    nodes = [node for node in urls.owner if node not in Topology.nodes_without_models]
     where = f"{len(nodes)} nodes with the same schema" if len(nodes) > 1 else nodes[0]
     reached = ", ".join(f"{name} at {at}" for name, at in {where: revision, **others}.items())
     talk.print(f"[green]migrated[/]: {reached}")
@@ -154,9 +154,9 @@ def revision(
     from .expand_contract import write_steps
     from .migrate import load_config
 
-    urls, admin_urls = configured_urls()
+    urls = operations_urls()
     if change is not None:
-        for file in write_steps(admin_urls, change, message, owner=next(iter(urls.values())).username or ""):
+        for file in write_steps(urls.owner, change, message):
             print(file)
         return
     try:
@@ -215,16 +215,18 @@ def verify(
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
 
-    urls, admin_urls = configured_urls()
+    urls = operations_urls()
     cluster = open_cluster() if chaos else None
-    if cluster is not None and cluster.urls() != urls:
+    if cluster is not None and cluster.urls() != urls.application:
         raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")
     if chaos and not context.find_root().params["debug"]:
         # Pools and routing log the lost node at length; the report has the outcome.
         logging.getLogger().addHandler(logging.NullHandler())
     seed = secrets.randbelow(2**32) if seed is None else seed
     pooler = Settings().transaction_pooler
-    subject = CheckContext(urls, admin_urls, seed, cluster=cluster, transaction_pooler=pooler)
+    subject = CheckContext(
+        urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler
+    )
     checks = WITH_CHAOS if chaos else ALL
     with talk.status("verifying") as progress:
         result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))

@@ -1,6 +1,7 @@
 """Printing, and turning errors into messages. Results go to stdout, everything else to stderr."""
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import psycopg
@@ -61,14 +62,32 @@ class Commands(TyperGroup):
         sys.exit(2)
 
 
-def configured_urls() -> tuple[dict[str, URL], dict[str, URL]]:
-    """Return the nodes' URLs for the application's role and for the role that may do more, or raise ClusterError."""
+def configured_urls() -> dict[str, URL]:
+    """Return the nodes' URLs for the application's role, or raise ClusterError."""
     settings = Settings()
     if not settings.nodes:
         raise ClusterError(f"No node is configured. Start a local cluster with `{PROGRAM} up`, or set {PREFIX}NODES.")
-    if settings.transaction_pooler and not settings.admin_nodes:
-        raise ClusterError(f"{PREFIX}TRANSACTION_POOLER is set: {PREFIX}ADMIN_NODES must lead to the nodes themselves.")
-    return settings.urls(), settings.admin_urls()
+    return settings.urls()
+
+
+@dataclass(frozen=True)
+class NodeUrls:
+    """URLs of the nodes for each role that an operation needs."""
+
+    application: dict[str, URL]
+    owner: dict[str, URL]
+    admin: dict[str, URL]
+
+
+def operations_urls() -> NodeUrls:
+    """Return the nodes' URLs for all roles of the operations; raise ClusterError if the settings lack one."""
+    urls, settings = configured_urls(), Settings()
+    if not settings.owner_nodes:
+        raise ClusterError(
+            f"{PREFIX}OWNER_NODES is not set, and migrations and checks need it: the same nodes for the role that owns "
+            "the tables."
+        )
+    return NodeUrls(urls, settings.owner_urls(), settings.admin_urls())
 
 
 def confirm_loss(loss: str, target: str, *, yes: bool) -> None:

@@ -16,7 +16,7 @@ from alembic.util import rev_id
 from sqlalchemy import URL, Connection, text
 
 from .base import Changes, MigrationError
-from .connections import as_owner, connect
+from .connections import connect
 from .migrate import load_config
 from .topology import Topology
 
@@ -55,16 +55,13 @@ class Column:
     """Primary key of the table, if that is one column."""
 
 
-def write_steps(
-    admin_urls: Mapping[str, URL], request: str, message: str, *, owner: str, project: Path = Path()
-) -> list[Path]:
+def write_steps(owner_urls: Mapping[str, URL], request: str, message: str, *, project: Path = Path()) -> list[Path]:
     """Write the revisions for a change behind the head; return their files.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema; the first one has the column.
+        owner_urls: the nodes, for the role that owns the table; the first one has the column.
         request: the change, one of `FORMS`.
         message: title of the revisions.
-        owner: the role that owns the table.
         project: the folder of `alembic.ini`.
 
     Raises:
@@ -73,8 +70,8 @@ def write_steps(
     if not Topology.can_rehearse:
         raise MigrationError("steps are written for PostgreSQL, whose triggers keep both columns in step")
     scripts = ScriptDirectory.from_config(load_config(project))
-    node = next(node for node in admin_urls if node not in Topology.nodes_without_models)
-    with connect(admin_urls[node], node=node, owner=owner) as connection, as_owner(connection):
+    node = next(node for node in owner_urls if node not in Topology.nodes_without_models)
+    with connect(owner_urls[node], node=node) as connection:
         drafts = _drafts(connection, request)
     files = []
     for number, draft in enumerate(drafts, start=1):

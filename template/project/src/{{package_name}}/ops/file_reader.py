@@ -114,6 +114,8 @@ class FileReader:
                 row = json.loads(text, parse_float=Decimal)
             except ValueError as error:
                 raise self.error(self._start, f"not JSON: {error}") from error
+            except RecursionError:
+                raise self.error(self._start, "nested too deeply") from None
             if not isinstance(row, dict):
                 raise self.error(self._start, "not a JSON object")
             self._convert = self._convert or {name: self._converter(name).from_json for name in row}
@@ -131,6 +133,8 @@ class FileReader:
     def _converted(self, name: str, value: Any) -> Any:
         try:
             return self._convert[name](value)
+        except RecursionError:
+            raise self.error(self._start, f"{name}: nested too deeply") from None
         except (ArithmeticError, ValueError, LookupError, TypeError) as error:
             shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
             raise self.error(self._start, f"{name}: {shown} is not {self._converter(name).title}") from error

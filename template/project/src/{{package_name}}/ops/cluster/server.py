@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ClusterError, write_private
-from .binaries import run_as
+from .binaries import run_as, run_command
 from .process import STOP_TIMEOUT, Process, is_running, is_zombie
 
 
@@ -64,7 +64,7 @@ class Server(Process):
 
     def copy_to(self, other: "Server") -> None:
         """Copy the data directory of this server, which is stopped, to another server."""
-        other.replace_data(lambda fresh: subprocess.run(["cp", "-a", str(self.data), str(fresh)], check=True))
+        other.replace_data(lambda fresh: run_command("cp", "-a", str(self.data), str(fresh)))
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Write the settings that the server reads at its next start."""

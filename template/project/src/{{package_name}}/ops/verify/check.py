@@ -4,7 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlalchemy import URL, Select
+from sqlalchemy.exc import DBAPIError
 
 from ...db.retry import first_line, sqlstate_of
+from ..base import TopologyError
 from ..cluster import Cluster
-from ..connections import connect_all
+from ..connections import Unreachable, connect_all
+from ..migrate import drop_scratch, scratch_schemas
 from ..topology import Topology
 from .scratch import Scratch
 
@@ -61,6 +64,8 @@ class CheckContext:
     """URL of each node for a role that may create schemas and read the state of replication."""
     seed: int
     """Seed of all random choices, to repeat a run."""
+    owner_urls: Mapping[str, URL] = field(kw_only=True)
+    """URL of each node for the role that owns the tables."""
     project: Path = Path()
     """Folder that contains `migrations`."""
     cluster: Cluster | None = None
@@ -69,28 +74,59 @@ class CheckContext:
     """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
 
     @property
-    def owner(self) -> str:
-        """The application's role, which owns its tables."""
+    def application(self) -> str:
+        """The application's role."""
         return next(iter(self.urls.values())).username or ""
 
     @cached_property
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
         with self.topology() as topology:
-            return Scratch(topology, self.urls, self.owner, transaction_pooler=self.transaction_pooler)
+            owner = next(iter(self.owner_urls.values())).username or ""
+            users = {self.application, owner}
+            return Scratch(topology, self.urls, users, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:
         """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
-        with connect_all(self.admin_urls, owner=self.owner) as connections:
+        with connect_all(self.admin_urls, pinned=True) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
             yield Topology(connections)
 
+    @contextmanager
+    def on_scratch(self) -> Iterator[Topology]:
+        """Connect to every node as the application's role, for queries of scratch tables."""
+        with connect_all(self.urls, transaction_pooler=self.transaction_pooler) as connections:
+            for connection in connections.values():
+                connection.execution_options(**self.scratch.options)
+            yield Topology(connections)
+
+    @contextmanager
+    def alone(self, *, wait: float = 120.0) -> Iterator[None]:
+        """Keep other runs away, whose load and lost nodes the checks would find; drop what killed runs have left.
+
+        Args:
+            wait: time in seconds to wait for another run to end.
+
+        Raises:
+            MigrationError: another run goes on for longer; the message names its session.
+        """
+        with ExitStack() as held:
+            # If a node cannot be reached, the checks report that, and those that need it are skipped.
+            with suppress(Unreachable, TopologyError, DBAPIError):
+                topology = held.enter_context(self.topology())
+                held.enter_context(topology.verify_lock(wait=wait))
+                if left := scratch_schemas(topology):
+                    with topology.migration_lock(wait=wait):
+                        drop_scratch(topology, left)
+            yield
+
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
-        with self.topology(**self.scratch.options) as topology:
+        with self.topology() as topology:
             topology.wait_for_catchup(timeout=10)
+        with self.on_scratch() as topology:
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
 
 
@@ -145,16 +181,15 @@ class Report:
 class NothingIsLeftBehind(Check):
     """Nothing is left behind.
 
-    Drop the schemas whose names start with `_verify_`; a later run does so when they are an hour old.
+    Drop the schemas whose names start with `_verify_`; the next `verify` or `migrate` does so.
     """
 
-    timeout = 25.0
+    timeout = 60.0
 
     def run(self, context: CheckContext) -> CheckResult:
         """Drop the scratch schema."""
-        context.scratch.database.dispose()
         with context.topology() as topology:
-            topology.drop_schema(context.scratch.schema)
+            context.scratch.drop(topology)
         return passed("the scratch schema is dropped")
 
 
@@ -165,21 +200,24 @@ def verify(
     on_start: Callable[[type[Check]], None] = lambda check: None,
 ) -> Report:
     """Run `checks` in order, each after a call of `on_start`; skip those that require a failed one."""
-    report = Report([], context.seed, datetime.now(UTC))
-    # Checks that failed, or were skipped because another one did.
-    bad: list[type[Check]] = []
-    try:
-        for check in checks:
-            on_start(check)
-            needs = [one.title() for one in bad if one.__name__ in check.requires or check.__name__ in one.required_by]
-            report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
-            if needs or report.runs[-1].result.status is Status.FAIL:
-                bad.append(check)
-    finally:
-        # After an interrupt, too; unless no check has asked for the scratch schema.
-        if "scratch" in vars(context):
-            report.runs.append(_run(NothingIsLeftBehind, context))
-    return report
+    with context.alone():
+        report = Report([], context.seed, datetime.now(UTC))
+        # Checks that failed, or were skipped because another one did.
+        bad: list[type[Check]] = []
+        try:
+            for check in checks:
+                on_start(check)
+                needs = [
+                    one.title() for one in bad if one.__name__ in check.requires or check.__name__ in one.required_by
+                ]
+                report.runs.append(Run(check, skipped(f"needs: {'; '.join(needs)}")) if needs else _run(check, context))
+                if needs or report.runs[-1].result.status is Status.FAIL:
+                    bad.append(check)
+        finally:
+            # After an interrupt, too; unless no check has asked for the scratch schema.
+            if "scratch" in vars(context):
+                report.runs.append(_run(NothingIsLeftBehind, context))
+        return report
 
 
 def _run(check: type[Check], context: CheckContext) -> Run:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import URL, Connection, MetaData, insert, select, text
+from sqlalchemy import URL, Connection, MetaData, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateSchema, DropSchema
@@ -15,12 +15,12 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from ...db import AmbiguousCommit, Database, Key, PinnedSession, PrimaryKeyMixin, RetryPolicy, keys
 from ...db.errors import DistributedSQLError
 from ...db.retry import first_line
-from ..connections import as_owner
 from ..migrate import SCRATCH_PREFIX
+from ..privileges import quoted
 from ..topology import Topology
 
-STALE = 3600
-"""Age in seconds at which the scratch schema of a killed run is dropped by the next one."""
+DDL_WAIT = 3.0
+"""Seconds to wait for a migration to end, before the scratch schema is created. Arbitrary."""
 
 
 class Base(DeclarativeBase):
@@ -39,43 +39,50 @@ class Entry(PrimaryKeyMixin, Base):
 class Scratch:
     """The scratch schema, which exists on every node, and a Database that writes to it."""
 
-    def __init__(self, topology: Topology, urls: Mapping[str, URL], owner: str, *, transaction_pooler: bool) -> None:
-        """Create the schema for the role `owner` to use; drop what killed runs left. Every link has to work."""
-        self.owner = owner
+    def __init__(
+        self, topology: Topology, urls: Mapping[str, URL], users: set[str], *, transaction_pooler: bool
+    ) -> None:
+        """Create the schema for the application, and for the owner of functions that keys call; links have to work."""
+        self.users = users
         self.schema = f"{SCRATCH_PREFIX}{int(time.time())}_{secrets.token_hex(3)}"
         self.options = {"schema_translate_map": {None: self.schema}}
         """Execution options that put the tables without a schema into this one."""
         options: dict[str, Any] = {"application_name": "verify", "execution_options": self.options}
         retry = RetryPolicy(attempts=50, deadline=10.0)
         self.database = Database(urls, retry=retry, transaction_pooler=transaction_pooler, **options)
-        nodes = topology.ddl_nodes()
-        for name in topology.connections[nodes[0]].scalars(text("SELECT nspname FROM pg_namespace")).all():
-            born = name.removeprefix(SCRATCH_PREFIX).partition("_")[0]
-            if name.startswith(SCRATCH_PREFIX) and born.isdigit() and int(born) < time.time() - STALE:
-                topology.drop_schema(name)
-        try:
-            for node in nodes:
-                topology.connections[node].execute(CreateSchema(self.schema))
-                self.create_tables(topology.connections[node], Base.metadata)
-            topology.wait_for_ddl()
-            for node in topology.writers():
-                number = topology.node_number(node)
-                with as_owner(topology.connections[node]):
-                    keys.set_sequence_node(topology.connections[node], number)
-        except BaseException:
-            # No row was written, so none can still be on its way to a table that is gone.
-            for node in nodes:
-                topology.connections[node].execute(DropSchema(self.schema, cascade=True, if_exists=True))
-            raise
+        # While a table is on some nodes only, a migration or a second schema cannot be made.
+        with topology.migration_lock(wait=DDL_WAIT):
+            nodes = topology.ddl_nodes()
+            try:
+                for node in nodes:
+                    topology.connections[node].execute(CreateSchema(self.schema))
+                    self.create_tables(topology.connections[node], Base.metadata)
+                topology.wait_for_ddl()
+                for node in topology.writers():
+                    keys.set_sequence_node(topology.connections[node], topology.node_number(node))
+            except BaseException:
+                # No row was written, so none can still be on its way to a table that is gone.
+                for node in nodes:
+                    topology.connections[node].execute(DropSchema(self.schema, cascade=True, if_exists=True))
+                raise
+
+    def drop(self, topology: Topology) -> None:
+        """Drop the schema."""
+        self.database.dispose()
+        with topology.migration_lock(wait=10 * DDL_WAIT):
+            topology.drop_schemas(self.schema)
 
     def create_tables(self, connection: Connection, *models: MetaData) -> None:
-        """Create tables in the schema, for the application's role to use."""
+        """Create tables in the schema, for those who use it."""
         for metadata in models:
             metadata.create_all(connection.execution_options(**self.options))
-        if connection.engine.url.username != self.owner:
-            owner = connection.dialect.identifier_preparer.quote(self.owner)
-            for kind in ("ALL TABLES IN SCHEMA", "ALL SEQUENCES IN SCHEMA", "SCHEMA"):
-                connection.exec_driver_sql(f"GRANT ALL ON {kind} {self.schema} TO {owner}")
+        users = ", ".join(map(quoted, sorted(self.users)))
+        for privileges in (
+            "USAGE ON SCHEMA",
+            "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA",
+            "SELECT, USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA",
+        ):
+            connection.exec_driver_sql(f"GRANT {privileges} {self.schema} TO {users}")
 
 
 def add_entries(session: PinnedSession, owner: str, count: int = 1) -> list[Key]:

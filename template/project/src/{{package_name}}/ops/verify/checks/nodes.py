@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
@@ -30,9 +29,9 @@ class EveryNodeAnswers(Check):
 
         def ask(node: str) -> None:
             try:
-                for urls, pooler in ((context.urls, context.transaction_pooler), (context.admin_urls, False)):
+                pooler, pinned = {"transaction_pooler": context.transaction_pooler}, {"pinned": True}
+                for urls, options in ((context.urls, pooler), (context.owner_urls, {}), (context.admin_urls, pinned)):
                     started = time.monotonic()
-                    options: dict[str, Any] = {"transaction_pooler": pooler, "owner": context.owner}
                     with connect(urls[node], node=node, statement_timeout=3, **options) as connection:
                         connection.execute(text("SELECT 1"))
                     times[node] = max(times.get(node, 0.0), round(1000 * (time.monotonic() - started), 1))
@@ -54,8 +53,8 @@ class SchemaIsTheSame(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
         head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
-        urls = {node: url for node, url in context.admin_urls.items() if node not in Topology.nodes_without_models}
-        with connect_all(urls, owner=context.owner) as connections:
+        urls = {node: url for node, url in context.owner_urls.items() if node not in Topology.nodes_without_models}
+        with connect_all(urls) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
             versions = {node: version_of(connection) or "no revision" for node, connection in connections.items()}
         problems = [f"{node} is at {version}, not {head}" for node, version in versions.items() if version != head]

@@ -1,0 +1,38 @@
+"""The check that the nodes have the same rows."""
+
+from ...diff import describe, open_comparer, undecided
+from ..check import Check, CheckContext, CheckResult, judge, skipped
+
+
+class RowsAreTheSame(Check):
+    """The rows are the same on every node.
+
+    `diff` names all of them. Decide which node is right, and write its rows on the others so that nothing replicates
+    them.
+    """
+
+    requires = ("EveryNodeAnswers", "SchemaIsTheSame")
+    timeout = 60.0
+
+    MAX_ROWS = 1_000_000
+    """Rows of a table, by the server's estimate, above which it is left to `diff`: it would take minutes."""
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Compare the rows of the tables that are not too large."""
+        problems: list[str] = []
+        doubts: list[str] = []
+        rows: dict[str, int] = {}
+        with open_comparer(context.owner_urls, context.admin_urls, most=5) as comparer:
+            every = comparer.tables()
+            large = [str(table) for table in every if table.estimate > self.MAX_ROWS]
+            for table in every:
+                if str(table) not in large:
+                    result = comparer.compare(table)
+                    rows[str(table)] = result.rows
+                    problems += describe(result)
+                    doubts += undecided(result)
+        left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
+        if not rows:
+            return skipped(f"no table was compared{left}")
+        evidence = {"rows": rows, "left": large}
+        return judge(problems, f"{sum(rows.values())} rows of {len(rows)} tables{left}", evidence, doubts)
