@@ -61,7 +61,7 @@ def read_catalogue(connection: Connection, *, without: Collection[str] = (), row
     """Return the catalogue as the connection's transaction sees it.
 
     Args:
-        connection: a connection of any role.
+        connection: a connection of the tables' owner.
         without: schemas to leave out.
         rows: look which tables have rows, too. It locks them as a SELECT does.
     """
@@ -185,11 +185,12 @@ _OWN = """
         SELECT pg_class.oid AS relation, relnamespace::regnamespace || '.' || quote_ident(relname) AS "table", relkind
         FROM pg_class
         WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384 AND relname <> 'alembic_version'
+          AND pg_has_role(relowner, 'USAGE')
           AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND classid = 1259 AND deptype = 'e')
           AND NOT relnamespace::regnamespace::text = ANY (:without)
     )
 """
-"""Tables of the application. The server's own have smaller numbers."""
+"""Tables that this role may change. The server's own have smaller numbers."""
 
 _TABLES = f"""{_OWN}
     SELECT relation, "table", pg_relation_filenode(relation) AS file,
