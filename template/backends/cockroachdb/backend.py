@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from ..limits import PoolLimits, Timeouts
 from ..settings import Settings
 from .base import BaseBackend
-from .connection import prepare
+from .connection import SETTING, prepare
 from .errors import MisuseError
 from .routing import Route as BaseRoute
 from .routing import RouteOptions as BaseRouteOptions
@@ -101,7 +101,7 @@ class Backend(BaseBackend[Route]):
 
         A DDL statement in a transaction does not commit what came before it.
         """
-        settings = super().session_settings(mode, timeouts) | {"autocommit_before_ddl": "off"}
+        settings = super().session_settings(mode, timeouts) | {SETTING: "off"}
         return settings | {"default_transaction_use_follower_reads": "on"} if mode == "stale read" else settings
 
     def configure_engine(self, engine: Engine, node: str, *, statement_timeout: float) -> None:

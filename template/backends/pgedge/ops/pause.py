@@ -56,7 +56,8 @@ def pausable_writes(topology: BaseTopology, owners: Mapping[str, Connection]) ->
             _set_lock_timeout(connection, LOCK_TIMEOUT)
             for table in connection.scalars(text(_TABLES)).all():
                 connection.exec_driver_sql(_TRIGGER.format(table))
-        topology.wait_for_ddl()
+        # Links need not be refreshed for a trigger, and cannot be while an interrupted revision has made nodes differ.
+        topology.wait_for_catchup()
         yield pause
     except DBAPIError as error:
         if "lock timeout" not in str(error.orig):
@@ -69,7 +70,7 @@ def pausable_writes(topology: BaseTopology, owners: Mapping[str, Connection]) ->
                 for table in connection.scalars(text(_TRIGGERS)).all():
                     connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS paused_by_migration ON {table}")
                 connection.exec_driver_sql("DROP FUNCTION IF EXISTS paused_by_migration()")
-    topology.wait_for_ddl()
+    topology.wait_for_catchup()
 
 
 def _set_lock_timeout(connection: Connection, seconds: int) -> None:
