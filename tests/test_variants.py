@@ -119,7 +119,6 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/models.py
-    tests/runtime/privilege_additions.py
     tests/runtime/processes.py
     tests/runtime/project/__init__.py
     tests/runtime/project/alembic.ini
@@ -545,6 +544,7 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
+        "tests/runtime/test_plan.py",
         "tests/runtime/test_rows.py",
         "tests/runtime/test_verify.py",
     }

@@ -43,6 +43,7 @@ class Topology(BaseTopology):
     """A multi-master mesh: every node takes writes and sends them to all others."""
 
     system_schemas = frozenset({"spock", "snowflake", "lolor"})
+    link_extensions = frozenset({"spock"})
     followers = "replicated to {}"
     refused = (
         (r"(CREATE|DROP|ALTER) DATABASE\b", "a database belongs to one server"),

@@ -78,6 +78,8 @@ class BaseTopology:
 
     system_schemas: ClassVar[frozenset[str]] = frozenset()
     """Schemas that belong to the software of the cluster, not to the application."""
+    link_extensions: ClassVar[frozenset[str]] = frozenset()
+    """Extensions of the server that link nodes, which a scratch database must not have."""
     nodes_without_models: ClassVar[frozenset[str]] = frozenset()
     """Nodes whose database does not hold the tables of models.py."""
     unlogged_tables: ClassVar[str] = "a crash of its server empties it"

@@ -8,7 +8,7 @@ locked or read; row numbers are the statistics of the real tables.
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,10 @@ class _Rehearsal:
                 refusal = str(error)
             except DBAPIError as error:
                 refusal = f"it fails: {str(error.orig).strip()}"
+            if changes_of(script) == "data" and not statements:
+                # A backfill of an empty table has nothing to do.
+                with suppress(MigrationError):
+                    statements = [PlannedStatement(sql) for sql in statements_of(script.module, back=back)]
             yield _read(self.topology, script, back, statements, refusal)
             if refusal:
                 return
@@ -307,7 +311,8 @@ def _scratch_database(admin: Connection, admin_url: URL, owner: Connection, owne
     Only extensions and the database itself need the administrator.
     """
     name = f"_rehearsal_{secrets.token_hex(6)}"
-    extensions = admin.scalars(text(_EXTENSIONS), {"owner": owner_url.username}).all()
+    values = {"owner": owner_url.username, "links": list(Topology.link_extensions)}
+    extensions = admin.scalars(text(_EXTENSIONS), values).all()
     functions = owner.scalars(text(_FUNCTIONS), {"system": list(Topology.system_schemas)}).all()
     try:
         admin.exec_driver_sql(f"CREATE DATABASE {name} OWNER {quoted(owner_url.username or '')}")
@@ -356,7 +361,7 @@ _SCANS = """
 _EXTENSIONS = """
     SELECT format('CREATE EXTENSION IF NOT EXISTS %I CASCADE', extname)
     FROM pg_extension
-    WHERE extname NOT IN ('plpgsql', 'spock') AND pg_get_userbyid(extowner) <> :owner
+    WHERE extname <> 'plpgsql' AND NOT extname = ANY (:links) AND pg_get_userbyid(extowner) <> :owner
     ORDER BY oid
 """
 """Extensions that no revision made."""
