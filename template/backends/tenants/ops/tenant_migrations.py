@@ -61,7 +61,7 @@ def migrate_all(
         target: a revision of `migrations/versions`, or `head`.
         down: undo the revisions that follow `target`; without it, a tenant that has them is left as it is.
         contract: run revisions with `contract = True`, which take away what earlier code may use.
-        wait: time in seconds to wait for another migration of a tenant to end.
+        wait: time in seconds to wait for another command on a tenant to end.
         names: names of the tenants; None: all.
         at_once: number of tenants at the same time.
         on_done: called with each outcome.
@@ -115,7 +115,7 @@ def migrate_one(
     """Migrate one tenant; a failure is returned, not raised."""
     server, at = "", None
     try:
-        with admin.lock(name) as registry:
+        with admin.lock(name, wait=wait) as registry:
             found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
             server, at = found.server, found.revision
             at = _version(admin, server, name)
