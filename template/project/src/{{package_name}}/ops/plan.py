@@ -118,6 +118,8 @@ class Plan:
         for one in self.revisions:
             yield f"-- {'back from ' if one.back else ''}{one.revision} {one.title} on {', '.join(one.nodes)}"
             yield from (f"{statement.sql.rstrip(';')};" for statement in one.statements)
+            if one.refusal:
+                yield f"-- {' '.join(one.refusal.split())}"
 
 
 def make_plan(
@@ -159,7 +161,7 @@ def make_plan(
                 return Plan([], {})
             node = topology.ddl_nodes()[0]
             if not rehearse or not topology.can_rehearse:
-                return Plan([_read(topology, *step) for step in path], {})
+                return Plan([_unrehearsed(topology, *step) for step in path], {})
             rows = {row.name: row.rows for row in connections[node].execute(text(_ROWS))}
             with _scratch_database(links[node], admin_urls[node], connections[node], owner_urls[node]) as url:
                 rehearsal = _Rehearsal(config, scripts, topology, url)
@@ -171,19 +173,23 @@ def make_plan(
             raise MigrationError(str(error)) from error
 
 
+def _unrehearsed(topology: Topology, script: Script, back: bool) -> PlannedRevision:
+    """Return a revision with the statements that it would send to an unknown database."""
+    refusal = None
+    try:
+        topology.check_revision(script.module, back=back)
+    except MigrationError as error:
+        refusal = str(error)
+    statements = [PlannedStatement(sql) for sql in statements_of(script.module, back=back)]
+    return _read(topology, script, back, statements, refusal)
+
+
 def _read(
-    topology: Topology,
-    script: Script,
-    back: bool,
-    statements: Sequence[PlannedStatement] | None = None,
-    refusal: str | None = None,
+    topology: Topology, script: Script, back: bool, statements: Sequence[PlannedStatement], refusal: str | None
 ) -> PlannedRevision:
-    """Return a planned revision; without `statements`, those that it would send to an unknown database."""
     changes = changes_of(script)
     nodes = topology.revision_nodes(changes)
     others = [node for node in topology.connections if node not in nodes]
-    if statements is None:
-        statements = [PlannedStatement(sql) for sql in statements_of(script.module, back=back)]
     is_deleting = any(statement.deleted for statement in statements)
     return PlannedRevision(
         script.revision,
