@@ -36,7 +36,7 @@ class Topology(BaseTopology):
     """One database on several nodes."""
 
     system_schemas = frozenset({"pg_extension", OPERATIONS})
-    followers = "{} serves the same database"
+    followers = "the same database is served by {}"
     can_rehearse = False
     refused = (
         (r"ALTER SYSTEM\b", "it changes one server; the cluster has SET CLUSTER SETTING"),
