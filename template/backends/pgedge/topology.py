@@ -217,10 +217,12 @@ class Topology(BaseTopology):
 
     @staticmethod
     def register_commands(app: Typer) -> None:
-        """Add the command that compares rows."""
+        """Add the commands that compare and repair rows."""
         from .diff import diff
+        from .repair import repair
 
         app.command()(diff)
+        app.command()(repair)
 
     def _drain(self, schemas: Sequence[str]) -> None:
         """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
@@ -284,6 +286,14 @@ def mark_as_local(connection: Connection) -> None:
     create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
     connection.execute(text(create))
     connection.execute(text("SELECT pg_replication_origin_session_setup('migrate')"))
+
+
+def write_locally(connection: Connection) -> None:
+    """Keep what this session writes from being replicated, in either kind of mesh."""
+    if has_spock(connection):
+        connection.execute(text("SELECT spock.repair_mode(true)"))
+    else:
+        mark_as_local(connection)
 
 
 def left_out_tables(connection: Connection) -> list[str]:
