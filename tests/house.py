@@ -23,11 +23,10 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # a change allows it; raise it only for what a user can see, in a commit that says what. The lengths
 # were 5514 and 7465 before the rules of the runtime on objects, reads, values of bulk loads, URLs,
 # forks and full pools, 6434 and 8425 before those on who reads what the application owns, who owns the
-# folders of a cluster, and what a revision may state, 6882 and 8883 before the comparison of rows,
+# folders of a cluster, and what a revision may state, and 6882 and 8883 before the comparison of rows,
 # four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and 7974
-# and 9643 before migrations were a part of the package, revisions were written from models that have
-# types, schemas and sequences of their own, and `history`, `current` and `check`.
-LINES = {"pgedge": 8905, "tenants": 10570}
+# and 9643 before revisions were judged by their effects, planned and written in steps.
+LINES = {"pgedge": 9700, "tenants": 10850}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

@@ -70,6 +70,7 @@ FILES = """
     src/shop/models.py
     src/shop/ops/__init__.py
     src/shop/ops/autogenerate.py
+    src/shop/ops/backfill.py
     src/shop/ops/base.py
     src/shop/ops/catalogue.sql
     src/shop/ops/cli.py
@@ -85,9 +86,13 @@ FILES = """
     src/shop/ops/cluster/server.py
     src/shop/ops/connections.py
     src/shop/ops/console.py
+    src/shop/ops/effects.py
+    src/shop/ops/expand_contract.py
     src/shop/ops/file_reader.py
     src/shop/ops/glance.py
+    src/shop/ops/indexes.py
     src/shop/ops/migrate.py
+    src/shop/ops/plan.py
     src/shop/ops/privileges.py
     src/shop/ops/privileges.sql
     src/shop/ops/topology.py
@@ -118,7 +123,6 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/models.py
-    tests/runtime/privilege_additions.py
     tests/runtime/processes.py
     tests/runtime/project/__init__.py
     tests/runtime/project/alembic.ini
@@ -544,6 +548,8 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
+        "tests/runtime/test_plan.py",
+        "tests/runtime/test_repair.py",
         "tests/runtime/test_rows.py",
         "tests/runtime/test_verify.py",
     }

@@ -35,6 +35,8 @@ class Topology(BaseTopology):
     """One database on several nodes."""
 
     system_schemas = frozenset({"pg_extension", OPERATIONS})
+    followers = "the same database is served by {}"
+    can_rehearse = False
     refused = (
         (r"ALTER SYSTEM\b", "it changes one server; the cluster has SET CLUSTER SETTING"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "CockroachDB accepts UNLOGGED and ignores it"),
@@ -97,13 +99,17 @@ class Topology(BaseTopology):
     def check_revision(self, revision: ModuleType, *, back: bool) -> None:
         """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""
         # Imported here, because only migrations need Alembic.
-        from .revisions import refuse_unrepeatable
+        from .revisions import refuse_unique_constraints, refuse_unrepeatable
 
         refuse_unrepeatable(revision, back=back)
+        refuse_unique_constraints(revision, self.connections[self.ddl_nodes()[0]], back=back)
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Run each statement of a schema revision in a transaction of its own, and a data revision in one."""
         connection.execution_options(isolation_level="AUTOCOMMIT" if changes == "schema" else Backend.isolation_level)
+        # CockroachDB 26 locks the schema of new tables, and some later changes then need it unlocked by hand.
+        if connection.scalar(text("SELECT count(*) FROM pg_settings WHERE name = 'create_table_with_schema_locked'")):
+            connection.execute(text("SET create_table_with_schema_locked = off"))
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run` until it loses no race: its statements may run twice, and a transaction was rolled back."""

@@ -9,29 +9,34 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import permutations
 from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
-from .base import BaseTopology, Changes, Link, TopologyError
+from .base import BaseTopology, Changes, Link, Lock, MigrationError, Pause, TopologyError
+from .pause import pausable_writes
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
 _NO_SCHEMA = "runs on one node, so it must not change the schema; put this into a revision of its own"
-_OWN_VALUES = (
-    r"ALTER TABLE .*\bADD (?!CONSTRAINT\b)(\([^()]*\)|[^,()])*?"
-    r"(\b(SMALL|BIG)?SERIAL\b|\bAS IDENTITY\b"
-    r"|\bDEFAULT ((?! (CHECK|REFERENCES|CONSTRAINT|NOT NULL)\b)[^,])*?"
-    r"((?<!::)(?<! AS )(\b(?!CAST\b)\w+|\?) ?\(|\b(CURRENT_|LOCALTIME)))"
-)
-"""Pattern of the statements that add a column and call a function for its value in each row."""
 _FILL_ONCE = (
-    'add the column without a default, fill it in a revision with changes = "data", and set the default in a third one'
+    'Add the column without a default, fill it in a revision with changes = "data", and set the default in a third one'
 )
+_NOW = "each node would compute a constant of its own; now() and current_date are computed for each row"
+_CONSTANT_NOW = re.compile(r"\bDEFAULT\b[^,;]*'\s*(now|today|tomorrow|yesterday)\s*'", re.IGNORECASE)
+_UNIQUE = (
+    "Two nodes can each accept a row, and the clash stops replication. Make it an index that is not unique, and look "
+    "for the value under a lock on one node, with db.using(key=…)"
+)
+_IN_FLIGHT = (
+    "A row that another node wrote a moment before could not be applied, and would block its link. Let no code use it, "
+    "and set contract = True in the revision: writes pause while it runs. "
+)
+_STEPS = _IN_FLIGHT + "`revision --expand-contract` writes the steps"
 
 
 class Topology(BaseTopology):
@@ -39,6 +44,8 @@ class Topology(BaseTopology):
 
     system_schemas = frozenset({"spock", "snowflake", "lolor"})
     each_node_computes = True
+    link_extensions = frozenset({"spock"})
+    followers = "replicated to {}"
     refused = (
         (r"(CREATE|DROP|ALTER) DATABASE\b", "a database belongs to one server"),
         (r"ALTER SYSTEM\b", "settings belong to one server"),
@@ -46,20 +53,50 @@ class Topology(BaseTopology):
         (r"CREATE (GLOBAL |LOCAL )?TEMP(ORARY)? ", "temporary objects live in one session of one node"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "rows of an UNLOGGED table are not replicated"),
         (r"ALTER TABLE .*REPLICA IDENTITY (NOTHING|FULL)\b", "other nodes find the row to update by its primary key"),
-        (
-            r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*|ALTER TABLE .*DETACH PARTITION .*) ?CONCURRENTLY\b",
-            "CONCURRENTLY happens on one node only; without it the statement reaches all",
-        ),
         (r"CREATE TABLE .* AS EXECUTE\b", "the prepared statement exists on one node only"),
         (r"SELECT\b.*\bSETVAL ?\(", "the position of a sequence belongs to one node"),
+        (
+            r"(CLUSTER|REPACK|VACUUM)\b",
+            "it rewrites a table on one node, outside of a revision: run it on each in turn",
+        ),
     )
+    refused_effects = {
+        "truncate": f"Its rows were removed, and a schema revision {_NO_ROWS}",
+        "volatile default": f"Each node would fill in values of its own for the rows there are. {_FILL_ONCE}",
+        "unique": _UNIQUE,
+        "deferrable key": "Replication does not apply rows by a DEFERRABLE key. Leave DEFERRABLE out",
+        "exclusion": "Two nodes can each accept a row, and the clash stops replication. Look for overlaps under a lock "
+        "on one node, with db.using(key=…)",
+        "local keys": "Every node would hand out the same keys, and rows overwrite each other. Derive the model from "
+        "PrimaryKeyMixin, or use key_column()",
+    }
+    paused_effects = {
+        "drop table": _IN_FLIGHT,
+        "rename table": _IN_FLIGHT,
+        "drop column": _STEPS,
+        "rename column": _STEPS,
+        "change type": _STEPS,
+        "set not null": _STEPS,
+        "add not null column": "A row on its way has no value for it. Give it a constant default, or make it nullable: "
+        "`revision --expand-contract` writes the steps",
+        "add constraint": _IN_FLIGHT,
+    }
     refused_in = {
         "schema": (
             (r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),
-            (_OWN_VALUES, f"each node would fill in values of its own for the rows there are; {_FILL_ONCE}"),
+            (
+                r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*) ?CONCURRENTLY\b",
+                'CONCURRENTLY happens on one node only; with changes = "indexes" a revision runs on each of them',
+            ),
+            (r"ALTER TABLE .*DETACH PARTITION .* ?CONCURRENTLY\b", "leave out CONCURRENTLY: it stays on one node"),
         ),
-        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b", f"a data revision {_NO_SCHEMA}"),),
+        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|REINDEX)\b", f"a data revision {_NO_SCHEMA}"),),
+        "indexes": ((r"CREATE UNIQUE\b", _UNIQUE),),
     }
+
+    def refusal(self, statement: str, changes: Changes) -> str | None:
+        """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
+        return _NOW if _CONSTANT_NOW.search(statement) else super().refusal(statement, changes)
 
     def ddl_nodes(self) -> list[str]:
         """Return every node, or one of them if the mesh replicates DDL to the others."""
@@ -153,9 +190,34 @@ class Topology(BaseTopology):
         reason = f"its rows were changed, and a schema revision {_NO_ROWS}"
         return [(f"{schema}.{table}", reason) for schema, table in rows if schema not in self.system_schemas]
 
+    def pausable_writes(self, owners: Mapping[str, Connection]) -> AbstractContextManager[Pause]:
+        """Prepare to pause the writes of clients on every node, so that no row is on its way to a changed table."""
+        return pausable_writes(self, owners)
+
+    @staticmethod
+    def refuse_models(models: Sequence[MetaData]) -> None:
+        """Refuse models that the mesh cannot hold."""
+        # Imported here, because it needs this module.
+        from .mesh_models import refuse_models
+
+        refuse_models(models)
+
+    def try_lock(self, held: ExitStack, lock: Lock = "migration") -> str | None:
+        """Take a lock until `held` is closed; refuse to migrate if nodes of the mesh are not among the connections."""
+        for node, connection in self.connections.items() if lock == "migration" else ():
+            links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
+            if len(links) > len(self.connections) - 1:
+                raise MigrationError(
+                    f"{node} has {len(links)} peers, and {len(self.connections) - 1} of them are configured: "
+                    "name every node of the mesh, because a migration needs all of them"
+                )
+        return super().try_lock(held, lock)
+
     def revision_nodes(self, changes: Changes) -> list[str]:
-        """Return where a revision runs: rows are changed on one node, which replicates them to the others."""
-        return self.ddl_nodes() if changes == "schema" else self.writers()[:1]
+        """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""
+        if changes == "schema":
+            return self.ddl_nodes()
+        return self.writers() if changes == "indexes" else self.writers()[:1]
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Keep a revision that runs on every node from being replicated, and its entry in Alembic's table anyway."""
@@ -163,13 +225,17 @@ class Topology(BaseTopology):
             mark_as_local(connection)
         elif len(self.ddl_nodes()) > 1:
             mark_version_as_local(connection)
+        # Rows that this session changed before would count as the revision's.
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
 
     @staticmethod
     def register_commands(app: Typer) -> None:
-        """Add the command that compares rows."""
+        """Add the commands that compare and repair rows."""
         from .diff import diff
+        from .repair import repair
 
         app.command()(diff)
+        app.command()(repair)
 
     def _drain(self, schemas: Sequence[str]) -> None:
         """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.

@@ -29,14 +29,23 @@ import_module("sqlalchemy_cockroachdb")
 _REPEATABLE = re.compile(
     r"""CREATE\ (OR\ REPLACE\b|.*\bIF\ NOT\ EXISTS\b) | DROP\b.*\bIF\ EXISTS\b
     | COMMENT\ ON\b | GRANT\b | REVOKE\b
-    | ALTER\ TYPE\ .*\bADD\ VALUE\ IF\ NOT\ EXISTS\b
-    | ALTER\ TABLE\ .*\b(ADD\ (COLUMN|CONSTRAINT)\ IF\ NOT\ EXISTS|DROP\ (COLUMN|CONSTRAINT)\ IF\ EXISTS
-        |VALIDATE\ CONSTRAINT|ALTER\ COLUMN\ \S+\ ((SET|DROP)\ (DEFAULT|NOT\ NULL)|(SET\ DATA\ )?TYPE)
-        |OWNER\ TO|SET\ LOCALITY)\b
-    | ALTER\ .*\b(CONFIGURE\ ZONE|IF\ EXISTS\ .*\bRENAME\ TO)\b""",
+    | ALTER\ TYPE\ .*\b(ADD\ VALUE\ IF\ NOT\ EXISTS|DROP\ VALUE\ IF\ EXISTS)\b
+    | ALTER\ INDEX\ .*\b(NOT\ )?VISIBLE\b
+    | ALTER\ DATABASE\ .*\b(SET|PRIMARY\ REGION|SURVIVE|ADD\ REGION\ IF\ NOT\ EXISTS|DROP\ REGION\ IF\ EXISTS)\b
+    | ALTER\ .*\b(CONFIGURE\ ZONE|IF\ EXISTS\ .*\bRENAME\ TO|OWNER\ TO)\b""",
     re.VERBOSE,
 )
 """Statements that may run twice, in the form that `without_literals` returns."""
+
+_ALTER_TABLE = re.compile(r"ALTER TABLE (IF EXISTS )?(ONLY )?[\w?]+( ?\. ?[\w?]+)* ")
+_REPEATABLE_ACTION = re.compile(
+    r"""ADD\ (COLUMN|CONSTRAINT)\ IF\ NOT\ EXISTS\b | DROP\ (COLUMN|CONSTRAINT)\ IF\ EXISTS\b | VALIDATE\ CONSTRAINT\b
+    | ALTER\ (COLUMN\ )?\S+\ ((SET|DROP)\ (DEFAULT|NOT\ NULL|ON\ UPDATE)|SET\ (NOT\ )?VISIBLE|(SET\ DATA\ )?TYPE)\b
+    | OWNER\ TO\b | SET\ LOCALITY\b | CONFIGURE\ ZONE\b | (SET|RESET)\ ?\(
+    | (ENABLE|DISABLE|FORCE|NO\ FORCE)\ ROW\ LEVEL\ SECURITY\b""",
+    re.VERBOSE,
+)
+"""Actions of ALTER TABLE that may run twice. A statement may have several, each of which has to."""
 
 
 def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
@@ -44,8 +53,14 @@ def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
 
     A revision with `changes = "data"` passes, because it is one transaction.
     """
-    if getattr(revision, "changes", "schema") == "data":
+    changes = getattr(revision, "changes", "schema")
+    if changes == "data":
         return
+    if changes == "indexes":
+        raise MigrationError(
+            f"revision {revision.revision} is about indexes, and here every index is made while clients write: write "
+            'op.create_index(…, if_not_exists=True) into a revision with changes = "schema"'
+        )
     statements = statements_of(revision, back=back)
     for statement in statements:
         plain = without_literals(statement).rstrip("; ")
@@ -54,12 +69,55 @@ def refuse_unrepeatable(revision: ModuleType, *, back: bool) -> None:
                 f"refused: {shorten(statement, 80)}. Several statements in one string are one transaction, which "
                 "cannot be relied on: give each an op.execute() of its own"
             )
-        if len(statements) > 1 and not _REPEATABLE.match(plain):
+        if len(statements) > 1 and not is_repeatable(plain):
             raise MigrationError(
                 f"refused: {shorten(statement, 80)}. It cannot run twice, and revision {revision.revision} has other "
                 "statements: interrupted, it could be neither rolled back nor run again. Write IF NOT EXISTS or "
                 "IF EXISTS (if_not_exists=True), or give the statement a revision of its own"
             )
+
+
+def is_repeatable(plain: str) -> bool:
+    """Return whether a statement, as `without_literals` returns it, may run twice."""
+    if _REPEATABLE.match(plain):
+        return True
+    table = _ALTER_TABLE.match(plain)
+    return table is not None and all(_REPEATABLE_ACTION.match(one) for one in _split(plain[table.end() :]))
+
+
+def _split(actions: str) -> list[str]:
+    """Return the parts between the commas that are in no parentheses."""
+    found, depth = [""], 0
+    for character in actions:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [one.strip() for one in found]
+
+
+def refuse_unique_constraints(revision: ModuleType, connection: Connection, *, back: bool) -> None:
+    """Raise MigrationError if a revision drops a unique constraint as no server before 26.2 allows."""
+    version = re.search(r"v(\d+)\.(\d+)", str(connection.scalar(text("SELECT version()"))))
+    if version and (int(version[1]), int(version[2])) >= (26, 2):
+        return
+    statements = [] if getattr(revision, "changes", "schema") == "data" else statements_of(revision, back=back)
+    for match in (match for statement in statements for match in _DROP_CONSTRAINT.finditer(statement)):
+        name = match["name"].strip('"')
+        if connection.scalar(text(_IS_UNIQUE), {"name": name}):
+            raise MigrationError(
+                f"refused: {match[0]}. A unique constraint is dropped with its index: "
+                f"op.execute('DROP INDEX IF EXISTS {match['table']}@{match['name']} CASCADE')"
+            )
+
+
+_DROP_CONSTRAINT = re.compile(
+    r"""ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?P<table>[\w."]+)\s+
+    DROP\s+CONSTRAINT\s+(?:IF\s+EXISTS\s+)?(?P<name>"[^"]+"|\w+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_IS_UNIQUE = "SELECT count(*) FROM pg_constraint WHERE contype = 'u' AND conname = :name"
 
 
 class CockroachComparison(Comparison):
@@ -142,7 +200,7 @@ class CockroachComparison(Comparison):
         sent = map(without_literals, statements_of(cast(ModuleType, revision), back=False))
         # A table is written without its types, which have statements of their own.
         is_type = not isinstance(operation, Statement)
-        return not all(_REPEATABLE.match(sql) or (is_type and sql.startswith("CREATE TYPE ")) for sql in sent)
+        return not all(is_repeatable(sql) or (is_type and sql.startswith("CREATE TYPE ")) for sql in sent)
 
 
 def _keys(definition: str) -> str:

@@ -259,6 +259,7 @@ def complete(context: MigrationContext, _revision: object, directives: list[ops.
         directives.clear()
         return
     if context.config is not None and context.config.attributes.get("only_differences"):
+        Topology.refuse_models(context.opts["target_metadata"])
         _refuse_computed(operations, impl)
     parts: list[list[Any]] = [[]]
     for operation in operations:

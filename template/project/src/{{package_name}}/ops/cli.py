@@ -19,7 +19,7 @@ from . import BACKEND, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Down, Yes, confirm_loss, operations_urls, out, print_status, talk
+from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
 from .version_commands import register as register_version_commands
@@ -100,7 +100,11 @@ def migrate(
     ] = "head",
     down: Down = False,
     yes: Yes = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
+    contract: Contract = False,
+    wait: Wait = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
@@ -112,11 +116,18 @@ def migrate(
     urls = operations_urls()
     if down and to == "head":
         raise MigrationError("--down needs a target: -1, a revision, or `base`")
+    if plan or sql or as_json:
+        from .plan import make_plan
+
+        planned = make_plan(urls.admin, owner_urls=urls.owner, target=to, down=down, rehearse=not sql)
+        print(planned.json() if as_json else "\n".join(planned.sql() if sql else planned.lines()))
+        return
     revision = runner.migrate(
         urls.admin,
         owner_urls=urls.owner,
         target=to,
         down=down,
+        contract=contract,
         wait=wait,
         on_step=show,
         confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),
@@ -132,12 +143,20 @@ def migrate(
 def revision(
     message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")],
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
+    change: Annotated[
+        str | None,
+        typer.Option("--expand-contract", metavar="CHANGE", help="Write the steps for a column: `help` lists them."),
+    ] = None,
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
     from .autogenerate import write_revision
+    from .expand_contract import write_steps
 
-    operations_urls()
-    if not write_revision(message, empty=empty):
+    urls = operations_urls()
+    files = write_revision(message, empty=empty) if change is None else write_steps(urls.owner, change, message)
+    for file in files:
+        print(file)
+    if not files:
         talk.print(
             "[green]nothing to write[/]: the database has what the models have; --empty writes a revision anyway"
         )
@@ -210,7 +229,7 @@ def verify(
     if as_json:
         print(report.as_json(result, BACKEND))
     else:
-        report.print_table(result, out)
+        report.print_report(result, out)
     if junit is not None:
         junit.write(report.as_junit(result))
     raise typer.Exit(0 if result.passed else 1)

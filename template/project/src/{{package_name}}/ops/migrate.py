@@ -30,6 +30,8 @@ from ..urls import URL_SCHEME
 from . import PROGRAM
 from .base import Changes, MigrationError, Step
 from .connections import connect_all, engine_for
+from .effects import Catalogue, compare, read_catalogue
+from .indexes import drop_leftovers
 from .privileges import protect_version_table
 from .topology import Topology
 
@@ -75,6 +77,7 @@ def migrate(
     owner_urls: Mapping[str, URL],
     target: str = "head",
     down: bool = False,
+    contract: bool = False,
     wait: float = 0.0,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
@@ -88,6 +91,7 @@ def migrate(
         target: a revision of the project, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
+        contract: run revisions with `contract = True`, which take away what earlier code may use.
         wait: time in seconds to wait for another migration to end.
         project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
         on_step: called for each revision on each node before it runs.
@@ -122,6 +126,8 @@ def migrate(
                 run = _Run(config, scripts, owner_urls, topology, connections, on_step)
                 found = [applied(scripts, version_of(connection)) for connection in connections.values()]
                 path = find_path(scripts, found, target, down=down)
+                if not contract and any(found):
+                    _refuse_contracts(path)
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
                 if undone := [script for script, back in path if back]:
@@ -405,15 +411,19 @@ class _Run:
     on_step: Callable[[Step], None]
 
     def step(self, script: Script, back: bool) -> None:
-        changes: Changes = getattr(script.module, "changes", "schema")
+        changes = changes_of(script)
         left = self._left(script, back)
         # A node may be ahead of the others: an earlier run was interrupted between them. They have its rows, then.
         is_done = changes == "data" and len(left) < len(self.topology.ddl_nodes())
-        for node in self.topology.revision_nodes(changes):
-            if node in left and not is_done:
-                self.on_step(Step(script.revision, script.doc, node, back))
-                self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
-        self.topology.wait_for_ddl()
+        with ExitStack() as stack:
+            if changes == "schema" and (back or is_contract(script)):
+                pause = stack.enter_context(self.topology.pausable_writes(self.connections))
+                stack.enter_context(pause())
+            for node in self.topology.revision_nodes(changes):
+                if node in left and not is_done:
+                    self.on_step(Step(script.revision, script.doc, node, back))
+                    self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
+            self.topology.wait_for_ddl()
         for node in self._left(script, back) if changes == "data" else ():
             self._run(script, back, node, "schema", recorded_only=True)
 
@@ -426,24 +436,75 @@ class _Run:
 
     def _run(self, script: Script, back: bool, node: str, changes: Changes, recorded_only: bool = False) -> None:
         with engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
+            if changes == "indexes":
+                connection.execution_options(isolation_level="AUTOCOMMIT")
             self.topology.configure_revision(connection, changes)
             connection.commit()
-
-            @event.listens_for(connection, "before_cursor_execute")
-            def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-                if reason := self.topology.refusal(statement, changes):
-                    raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
-
-            @event.listens_for(connection, "commit")
-            def refuse_tables(connection: Connection) -> None:
-                wrong = self.topology.wrongly_changed(connection, changes)
-                for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
-                    raise MigrationError(f"refused: table {table}: {reason}")
+            if changes == "indexes":
+                drop_leftovers(connection, statements_of(script.module, back=back))
+            guard(connection, self.topology, script, back=back)
+            connection.info["pausable"] = partial(self.topology.pausable_writes, self.connections)
 
             self.config.attributes["connection"] = connection
             steps = only(self.scripts, script, back=back, recorded_only=recorded_only)
             with EnvironmentContext(self.config, self.scripts, fn=steps):
                 self.scripts.run_env()
+
+
+def guard(connection: Connection, topology: Topology, script: Script, *, back: bool) -> None:
+    """Let a connection refuse what a revision must not do: a statement before it is sent, an effect before COMMIT.
+
+    Args:
+        connection: the connection, of the tables' owner, that the revision runs on, before its first transaction.
+        topology: the nodes.
+        script: the revision.
+        back: it is about to be undone.
+    """
+    changes = changes_of(script)
+
+    def catalogue() -> Catalogue:
+        if changes != "schema" or not topology.refused_effects:
+            return Catalogue({}, {}, {}, {})
+        return read_catalogue(connection, without=topology.system_schemas, rows=True)
+
+    before = catalogue()
+    connection.commit()
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if reason := topology.refusal(statement, changes):
+            raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
+
+    @event.listens_for(connection, "commit")
+    def refuse_effects(connection: Connection) -> None:
+        wrong = topology.wrongly_changed(connection, changes)
+        for table, reason in (*topology.unreplicable_tables(connection), *wrong):
+            raise MigrationError(f"refused: table {table}: {reason}")
+        for effect in compare(before, catalogue(), nodes=len(topology.connections)):
+            if refusal := topology.effect_refusal(effect, contract=back or is_contract(script)):
+                raise MigrationError(f"refused: {effect}. {refusal}")
+
+
+def changes_of(script: Script) -> Changes:
+    """Return the subject of a revision."""
+    changes: Changes = getattr(script.module, "changes", "schema")
+    return changes
+
+
+def is_contract(script: Script) -> bool:
+    """Return whether a revision takes away what earlier code may use."""
+    return getattr(script.module, "contract", False) is True
+
+
+def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
+    for number, (script, back) in enumerate(path):
+        if not back and is_contract(script):
+            earlier = [f"`{PROGRAM} migrate {one.revision}` runs those before it, and " for one, _ in path[:number]]
+            before = earlier[-1] if earlier else ""
+            raise MigrationError(
+                f"revision {script.revision} ({script.doc}) takes away what earlier code may still use: {before}"
+                f"`{PROGRAM} migrate --contract` runs it, once every process has code that does without"
+            )
 
 
 _DELETES = re.compile(
