@@ -6,14 +6,16 @@ its own (see revisions.py), the rows of a data revision in one, which is run aga
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import ModuleType
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
@@ -110,6 +112,8 @@ class Topology(BaseTopology):
         # CockroachDB 26 locks the schema of new tables, and some later changes then need it unlocked by hand.
         if connection.scalar(text("SELECT count(*) FROM pg_settings WHERE name = 'create_table_with_schema_locked'")):
             connection.execute(text("SET create_table_with_schema_locked = off"))
+        if is_stand_in(connection):
+            event.listen(connection, "before_cursor_execute", _translate, retval=True)
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run` until it loses no race: its statements may run twice, and a transaction was rolled back."""
@@ -131,6 +135,15 @@ class Topology(BaseTopology):
         from .commands import walk
 
         app.command()(walk)
+
+
+def _translate(_connection: Connection, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+    """Replace the statement that drops a unique constraint, which the stand-in does not know."""
+    return _DROP_UNIQUE.sub(r"ALTER TABLE \g<table> DROP CONSTRAINT IF EXISTS \g<name>", statement), parameters
+
+
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+_DROP_UNIQUE = re.compile(rf"^DROP INDEX IF EXISTS (?P<table>{_NAME}(?:\.{_NAME})?)@(?P<name>{_NAME}) CASCADE$")
 
 
 def software(connection: Connection) -> str:

@@ -10,7 +10,7 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import permutations
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
-from .base import BaseTopology, Changes, Link, Lock, MigrationError, Pause, TopologyError
+from .base import BaseTopology, Changes, Link, MigrationError, Pause, TopologyError
 from .pause import pausable_writes
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
@@ -202,16 +202,15 @@ class Topology(BaseTopology):
 
         refuse_models(models)
 
-    def try_lock(self, held: ExitStack, lock: Lock = "migration") -> str | None:
-        """Take a lock until `held` is closed; refuse to migrate if nodes of the mesh are not among the connections."""
-        for node, connection in self.connections.items() if lock == "migration" else ():
+    def check_peers(self, nodes: int) -> None:
+        """Refuse to migrate if nodes of the mesh are not configured."""
+        for node, connection in self.connections.items():
             links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
-            if len(links) > len(self.connections) - 1:
+            if len(links) > nodes - 1:
                 raise MigrationError(
-                    f"{node} has {len(links)} peers, and {len(self.connections) - 1} of them are configured: "
+                    f"{node} has {len(links)} peers, and {nodes - 1} of them are configured: "
                     "name every node of the mesh, because a migration needs all of them"
                 )
-        return super().try_lock(held, lock)
 
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""

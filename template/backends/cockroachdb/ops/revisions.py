@@ -14,12 +14,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 from alembic import op
+from alembic.operations import ops
 from sqlalchemy import ARRAY, Connection, Enum, Index, Integer, String, TypeDecorator, text
 from sqlalchemy.dialects.postgresql import ENUM
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
 
-from .autogenerate import Comparison, Statement
+from .autogenerate import Comparison, Statement, as_text
 from .base import MigrationError, without_literals
 from .migrate import statements_of
 
@@ -181,6 +182,18 @@ class CockroachComparison(Comparison):
         there = str(cast(Connection, self.connection).scalar(query, {"name": name}))
         asked = str(CreateIndex(wanted).compile(dialect=self.dialect)).replace("%%", "%")
         return _plain(_keys(there)) == _plain(_keys(asked))
+
+    def undoable(self, operation: Any) -> Any:
+        """Return an operation that can be undone; a unique constraint is dropped with its index."""
+        if isinstance(operation, ops.DropConstraintOp) and operation.constraint_type == "unique":
+            return self.undoable(operation.reverse()).reverse()
+        if not isinstance(operation, ops.CreateUniqueConstraintOp):
+            return super().undoable(operation)
+        constraint = operation.to_constraint()
+        table = self.dialect.identifier_preparer.format_table(constraint.table)
+        name = self.dialect.identifier_preparer.quote(str(constraint.name))
+        create = str(AddConstraint(constraint).compile(dialect=self.dialect)).replace("%%", "%")
+        return Statement(as_text(create), as_text(f"DROP INDEX IF EXISTS {table}@{name} CASCADE"))
 
     def adapt(self, operation: Any) -> None:
         """Write IF NOT EXISTS or IF EXISTS into an operation."""

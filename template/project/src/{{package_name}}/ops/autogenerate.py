@@ -91,7 +91,7 @@ class Comparison(PostgresqlImpl):
     def render_ddl_sql_expr(self, expr: Any, is_server_default: bool = False, is_index: bool = False, **kw: Any) -> str:
         """Return the SQL of an expression, without the escapes of the driver and with those of `text()`."""
         sql = super().render_ddl_sql_expr(expr, is_server_default, is_index, **kw).replace("%%", "%")
-        return sql if is_index else _as_text(sql)
+        return sql if is_index else as_text(sql)
 
     def is_same_expression(self, found: str, wanted: str, type_: TypeEngine[Any]) -> bool:
         """Return whether the server reads two expressions of one type alike; it evaluates neither."""
@@ -158,7 +158,7 @@ class Comparison(PostgresqlImpl):
         name = quote(str(operation.index_name))
         name = f"{quote(schema)}.{name}" if schema else name
         create = self._connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
-        return Statement(_as_text(f"DROP INDEX {name}"), _as_text(str(create)))
+        return Statement(as_text(f"DROP INDEX {name}"), as_text(str(create)))
 
     def adapt(self, operation: Any) -> None:
         """Change an operation, or one that undoes another, to the form that a revision of this database has."""
@@ -350,7 +350,7 @@ class _Difference:
                     where = f"AFTER {_literal(enum.enums[place - 1])}" if place else f"BEFORE {_literal(there[0])}"
                     there.append(label)
                     value = f"ADD VALUE IF NOT EXISTS {_literal(label)} {where}"
-                    yield Statement(_as_text(f"ALTER TYPE {self._quoted(name)} {value}"), "")
+                    yield Statement(as_text(f"ALTER TYPE {self._quoted(name)} {value}"), "")
 
     def sequences(self) -> Iterator[Statement]:
         for (schema, name), sequence in self._sequences.items():
@@ -368,7 +368,7 @@ class _Difference:
                 if found is not None and found.name not in wanted:
                     create = f"CREATE SEQUENCE {found.name} AS {found.type} START WITH {found.start}"
                     create += f" INCREMENT BY {found.step}"
-                    yield Statement(_as_text(f"DROP SEQUENCE {found.name}"), _as_text(create))
+                    yield Statement(as_text(f"DROP SEQUENCE {found.name}"), as_text(create))
 
     def unused_types(self) -> Iterator[Statement]:
         """Yield the statements that drop the enum types that only dropped columns have."""
@@ -388,11 +388,11 @@ class _Difference:
 
     def _create_type(self, name: Name, labels: Iterable[str]) -> Statement:
         values, quoted = ", ".join(map(_literal, labels)), self._quoted(name)
-        return Statement(_as_text(f"CREATE TYPE {quoted} AS ENUM ({values})"), _as_text(f"DROP TYPE {quoted}"))
+        return Statement(as_text(f"CREATE TYPE {quoted} AS ENUM ({values})"), as_text(f"DROP TYPE {quoted}"))
 
     def _statement(self, forward: DDLElement, back: DDLElement) -> Statement:
         return Statement(
-            *(_as_text(str(one.compile(dialect=self._dialect)).replace("%%", "%")) for one in (forward, back))
+            *(as_text(str(one.compile(dialect=self._dialect)).replace("%%", "%")) for one in (forward, back))
         )
 
     def _quoted(self, name: Name) -> str:
@@ -445,7 +445,7 @@ def _literal(label: str) -> str:
     return "'" + label.replace("'", "''") + "'"
 
 
-def _as_text(statement: str) -> str:
+def as_text(statement: str) -> str:
     """Return the statement in the form that `op.execute` expects, which takes `:name` for a parameter."""
     return re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", statement)
 

@@ -228,6 +228,9 @@ class BaseTopology:
             held.callback(_unlock, connection, key)
         return None
 
+    def check_peers(self, nodes: int) -> None:
+        """Raise MigrationError if the connected nodes have more peers than the number of nodes that are configured."""
+
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return the nodes on which a revision has to be run for every node to have what it changes."""
         return self.ddl_nodes()

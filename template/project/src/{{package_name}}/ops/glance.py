@@ -41,6 +41,7 @@ def version_if_reached(
             if version_of(connection) != newest:
                 return None
             topology = Topology({node: link})
+            topology.check_peers(len(owner_urls))
             if topology.writers():
                 if scratch_schemas(topology) or topology.left_out_tables():
                     return None

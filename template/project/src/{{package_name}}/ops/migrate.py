@@ -118,6 +118,7 @@ def migrate(
     ):
         topology = Topology(links)
         with topology.migration_lock(wait=wait):
+            topology.check_peers(len(connections))
             with ExitStack() as unused:
                 if topology.try_lock(unused, "verify") is None and (left := scratch_schemas(topology)):
                     drop_scratch(topology, left)
