@@ -9,7 +9,7 @@ running `migrate` again: `where` leaves out the rows that are done.
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from alembic import op
@@ -44,18 +44,22 @@ def backfill(table: str, assignments: str, *, where: str = "true", rows: int = 1
     keys: Sequence[str] = connection.scalars(text(_KEY), {"table": table}).all()
     if not keys:
         raise MigrationError(f"a backfill needs a primary key, and table {table} has none")
-    pausable = connection.info.get("pausable", lambda: nullcontext(nullcontext))
+    paused, pause = connection.info.get("pause", (ExitStack(), nullcontext))
     done, last = 0, None
-    with context.autocommit_block(), pausable() as pause:
+    with context.autocommit_block():
+        # What the revision changed before is committed.
+        paused.close()
         while True:
             started = time.monotonic()
             with pause():
                 found = _update_batch(connection, table, assignments, where, keys, last, rows)
             if found is None:
-                return done
+                break
             *last, number = found
             done += number
             time.sleep(rest * (time.monotonic() - started))
+    paused.enter_context(pause())
+    return done
 
 
 def _update_batch(

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..db.retry import sqlstate_of
 from ..settings import Settings
 from ..urls import URL_SCHEME
 from . import PROGRAM
-from .base import Changes, MigrationError, Step
+from .base import Changes, MigrationError, Pause, Step
 from .connections import connect_all, engine_for
 from .effects import Catalogue, compare, read_catalogue
 from .indexes import drop_leftovers
@@ -417,16 +417,18 @@ class _Run:
         # A node may be ahead of the others: an earlier run was interrupted between them. They have its rows, then.
         is_done = changes == "data" and len(left) < len(self.topology.ddl_nodes())
         with ExitStack() as stack:
-            if changes == "schema" and (back or is_contract(script)):
+            pause: Pause = nullcontext
+            if (changes == "data" and not is_done) or (changes == "schema" and (back or is_contract(script))):
                 pause = stack.enter_context(self.topology.pausable_writes(self.connections))
+            if changes == "schema":
                 stack.enter_context(pause())
             for node in self.topology.revision_nodes(changes):
                 if node in left and not is_done:
                     self.on_step(Step(script.revision, script.doc, node, back))
-                    self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
+                    self.topology.run_revision(partial(self._run, script, back, node, changes, pause), node, changes)
             self.topology.wait_for_ddl()
         for node in self._left(script, back) if changes == "data" else ():
-            self._run(script, back, node, "schema", recorded_only=True)
+            self._run(script, back, node, "schema", nullcontext, recorded_only=True)
 
     def _left(self, script: Script, back: bool) -> list[str]:
         nodes = self.topology.ddl_nodes()
@@ -435,8 +437,10 @@ class _Run:
     def _has(self, node: str, script: Script) -> bool:
         return script.revision in applied(self.scripts, version_of(self.connections[node]))
 
-    def _run(self, script: Script, back: bool, node: str, changes: Changes, recorded_only: bool = False) -> None:
-        with engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
+    def _run(
+        self, script: Script, back: bool, node: str, changes: Changes, pause: Pause, *, recorded_only: bool = False
+    ) -> None:
+        with ExitStack() as paused, engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
             if changes == "indexes":
                 connection.execution_options(isolation_level="AUTOCOMMIT")
             self.topology.configure_revision(connection, changes)
@@ -444,8 +448,10 @@ class _Run:
             if changes == "indexes":
                 drop_leftovers(connection, statements_of(script.module, back=back))
             guard(connection, self.topology, script, back=back)
-            connection.info["pausable"] = partial(self.topology.pausable_writes, self.connections)
-
+            if changes == "data":
+                # A client of another node could change a row that the revision changes; a backfill ends this pause.
+                paused.enter_context(pause())
+                connection.info["pause"] = paused, pause
             self.config.attributes["connection"] = connection
             steps = only(self.scripts, script, back=back, recorded_only=recorded_only)
             with EnvironmentContext(self.config, self.scripts, fn=steps):
