@@ -1,10 +1,11 @@
 """Pause the writes of clients on every node of the mesh, and let the links go on.
 
 A row that one node sends while another changes its table meets a schema that it was not written for, and blocks the
-link. So a revision that takes something away runs while no such row is on its way. A statement trigger on each table
-refuses writes with SQLSTATE 40001, which makes `db.run` repeat the transaction; apply workers do not fire it. Clients
-share an advisory lock until the end of their transaction, and a pause takes it alone: the transactions before it end,
-those after it are refused. The operations' own sessions write on. A session that is lost ends its pause.
+link. A row that two nodes change at once ends up different on each. So a revision that takes something away or changes
+rows runs while no row is on its way. A statement trigger on each table refuses writes with SQLSTATE 40001, which makes
+`db.run` repeat the transaction; apply workers do not fire it. Clients share an advisory lock until the end of their
+transaction, and a pause takes it alone: the transactions before it end, those after it are refused. The operations' own
+sessions write on. A session that is lost ends its pause.
 """
 
 from collections.abc import Iterator, Mapping
