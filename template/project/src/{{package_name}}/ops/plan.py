@@ -292,14 +292,14 @@ class _Rehearsal:
             scanned = {name for (name,) in driver.execute(_SCANS)}
             before, after = state[0], look()
             effects = compare(before, after)
-            names = {row.table for row in before.tables.values()}
-            ranked = sorted(((name, mode) for name, mode in held if name in names), key=lambda one: _rank(one[1]))
+            names = {relation: row.table for relation, row in before.tables.items()}
+            ranked = sorted(((names[one], mode) for one, mode in held if one in names), key=lambda one: _rank(one[1]))
             statements.append(
                 PlannedStatement(
                     statement.strip(),
                     dict(ranked),
                     [effect.table for effect in effects if effect.kind == "rewrite"],
-                    sorted(scanned & names),
+                    sorted(scanned.intersection(names.values())),
                     [f"{effect.table} {effect.name}".strip() for effect in effects if effect.kind in DELETING],
                 )
             )
@@ -351,8 +351,8 @@ def _spelled(lock: str) -> str:
 
 
 _LOCKS = """
-    SELECT relnamespace::regnamespace || '.' || quote_ident(relname), mode FROM pg_locks JOIN pg_class AS c
-    ON c.oid = relation WHERE pid = pg_backend_pid() AND granted AND relkind IN ('r', 'p') AND mode = ANY (%s)
+    SELECT relation, mode FROM pg_locks
+    WHERE pid = pg_backend_pid() AND granted AND locktype = 'relation' AND mode = ANY (%s)
 """
 
 _ROWS = """
