@@ -2,12 +2,11 @@
 
 import random
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from ....db.tenants.placement import TenantState, database_of
 from ....settings import Settings
-from ...migrate import load_config, resolve, version_of
+from ...migrate import load_config, load_scripts, resolve, version_of
 from ..check import Check, CheckContext, CheckResult, judge
 from .privileges import compare
 from .probes import admin_of, drop_stale
@@ -131,7 +130,7 @@ class EveryTenantHasTheSchema(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Read the revision of every tenant from the registry, and of some from their databases."""
-        head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
+        head = resolve(load_scripts(load_config(context.project)), "heads")
         admin = admin_of(context)
         served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
         behind = [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in served if one.revision != head]

@@ -3,12 +3,11 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ...connections import Unreachable, connect, connect_all
-from ...migrate import differences, load_config, node_to_compare, read_schema, resolve, version_of
+from ...migrate import differences, load_config, load_scripts, node_to_compare, read_schema, resolve, version_of
 from ...topology import Topology
 from ...versions import compare_models
 from ..check import Check, CheckContext, CheckResult, judge
@@ -53,7 +52,7 @@ class SchemaIsTheSame(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
-        head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
+        head = resolve(load_scripts(load_config(context.project)), "heads")
         urls = {node: url for node, url in context.owner_urls.items() if node not in Topology.nodes_without_models}
         with connect_all(urls) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
