@@ -19,7 +19,9 @@ WITH own AS (
     UNION ALL
     SELECT 'database', split_part(one, '=', 1), substr(one, strpos(one, '=') + 1),
            CASE WHEN setrole = 0 THEN format('database %I', current_database()) ELSE format('role %I', rolname) END, NULL,
-           CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I', current_database())
+           CASE WHEN one LIKE 'default_transaction_read_only=%' THEN 'SET default_transaction_read_only = off; '
+                ELSE '' END
+           || CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I', current_database())
                 WHEN setdatabase = 0 THEN format('ALTER ROLE %I', rolname)
                 ELSE format('ALTER ROLE %I IN DATABASE %I', rolname, current_database()) END
            || format(' RESET %I', split_part(one, '=', 1))
@@ -34,6 +36,7 @@ WITH own AS (
         ('synchronous_commit', 'off', 'a crash loses transactions that were acknowledged'),
         ('fsync', 'off', 'a power cut destroys the data'),
         ('full_page_writes', 'off', 'a power cut destroys the data'),
+        ('recovery_min_apply_delay', '[1-9].*', 'it returns old rows'),
         ('zero_damaged_pages', 'on', 'a damaged page is emptied silently'),
         ('ignore_checksum_failure', 'on', 'damaged rows are returned'),
         ('ignore_invalid_pages', 'on', 'a recovery skips pages silently'),
@@ -83,8 +86,8 @@ WITH own AS (
            CASE WHEN has_sequence_privilege(seqrelid, 'SELECT') THEN pg_sequence_last_value(seqrelid) END AS last
     FROM pg_sequence JOIN relation AS r ON r.oid = seqrelid
 )
-SELECT place, 'problem' AS level, format('%s of %s is %s, so %s', s.name, who, s.value, effect),
-       coalesce(reset, format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf()', s.name, good))
+SELECT place, 'problem' AS level, format('%s of %s is %s, so %s', s.name, who, s.value, effect) AS cause,
+       coalesce(reset, format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf()', s.name, good)) AS mend
 FROM setting AS s JOIN harm AS h ON s.name ~ ('^' || h.name || '$') AND s.value ~ ('^(' || h.value || ')$')
 WHERE s.name NOT IN ('fsync', 'full_page_writes') OR current_setting('local.throwaway', true) IS DISTINCT FROM 'on'
 UNION ALL
@@ -94,10 +97,19 @@ WHERE s.name = 'search_path' AND reset IS NOT NULL AND relname = 'alembic_versio
   AND NOT value ~ ('\m' || nspname || '\M')
 UNION ALL
 SELECT 'server', 'problem', format('no standby confirms commits, and %s of them has to, so they hang', value),
-       'ALTER SYSTEM SET synchronous_standby_names = ''''; SELECT pg_reload_conf()'
+       format('ALTER SYSTEM SET synchronous_standby_names = %L; SELECT pg_reload_conf()',
+              (SELECT 'ANY 1 (' || string_agg(quote_ident(application_name), ', ') || ')' FROM pg_stat_replication))
 FROM setting WHERE name = 'synchronous_standby_names' AND value <> '' AND NOT pg_is_in_recovery()
   AND NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))
   AND current_setting('synchronous_commit') NOT IN ('off', 'local')
+UNION ALL
+SELECT 'server', 'problem', format('the server takes %s connections, and the pools need %s, so lower POOL_SIZE', room,
+       CAST(:connections AS integer)), format('ALTER SYSTEM SET max_connections = %s; then restart it',
+       setting::integer + CAST(:connections AS integer) - room)
+FROM pg_settings CROSS JOIN LATERAL (
+    SELECT setting::integer - current_setting('superuser_reserved_connections')::integer
+           - coalesce(current_setting('reserved_connections', true)::integer, 0) AS room) AS r
+WHERE name = 'max_connections' AND room < CAST(:connections AS integer)
 UNION ALL
 SELECT 'database', 'problem', format('database %I takes %s connections, and the pools need %s', datname, datconnlimit,
        CAST(:connections AS integer)), format('ALTER DATABASE %I CONNECTION LIMIT -1', datname)
@@ -214,6 +226,6 @@ SELECT 'server', 'problem', format('replication slot %s has lost its WAL', slot_
 FROM pg_replication_slots WHERE wal_status = 'lost' OR to_jsonb(pg_replication_slots) ->> 'invalidation_reason' <> ''
 UNION ALL
 SELECT 'database', 'problem', format('prepared transaction %L, since %s, keeps its locks', gid,
-       date_trunc('second', prepared)), format('ROLLBACK PREPARED %L', gid)
-FROM pg_prepared_xacts WHERE database = current_database() AND prepared < now() - interval '10 seconds'
+       date_trunc('second', prepared)), format('COMMIT or ROLLBACK PREPARED %L, as its coordinator decided', gid)
+FROM pg_prepared_xacts WHERE database = current_database() AND prepared < now() - interval '1 minute'
 ORDER BY 1, 2, 3

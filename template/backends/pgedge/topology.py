@@ -102,7 +102,9 @@ class Topology(BaseTopology):
         elif state == "replicating" and not there.active:
             state = "down"
         elif state == "replicating" and link.patience and (there.silence or 0) > link.patience:
-            state = f"silent for {there.silence:.0f} s: its apply worker, process {link.pid} on {receiver}, does nothing"
+            state = (
+                f"silent for {there.silence:.0f} s: its apply worker, process {link.pid} on {receiver}, does nothing"
+            )
             advice = f"let it go on with `kill -CONT {link.pid}`"
         return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice)
 

@@ -28,8 +28,10 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
             for node, connection in topology.connections.items():
                 lines = connection.execute(text(_UNIQUE))
                 doubts[node] = [f"{node}: {cause}: {mend}" for schema, cause, mend in lines if schema != "snowflake"]
-                for name, increment, upcoming in connection.execute(text(_SEQUENCES)):
-                    positions[name][node] = (increment, upcoming)
+                for name, increment in connection.execute(text(_SEQUENCES)).all():
+                    # Not from pg_sequences, which shows no position before the first key is taken.
+                    query = f"SELECT last_value + CASE WHEN is_called THEN {increment} ELSE 0 END FROM {name}"  # noqa: S608
+                    positions[name][node] = (increment, int(connection.exec_driver_sql(query).scalar_one()))
         for name, found in positions.items():
             for node, (increment, upcoming) in found.items():
                 others = [
@@ -40,15 +42,15 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
                 if others:
                     start = upcoming + (numbers[node] - upcoming) % self.STRIDE
                     step = f"ALTER SEQUENCE {name} INCREMENT BY {self.STRIDE} RESTART WITH {start}"
-                    problems.append(f"{node}: {name} hands out keys that {' and '.join(others)} can hand out too: {step}")
+                    problems.append(
+                        f"{node}: {name} hands out keys that {' and '.join(others)} can hand out too: {step}"
+                    )
         some, every = uneven(doubts)
         return judge(problems + some, f"{len(positions)} sequences of keys, no constraint in doubt", {}, every)
 
 
 _SEQUENCES = """
-    SELECT CAST(s.seqrelid AS regclass)::text, seqincrement,
-           coalesce(pg_sequence_last_value(s.seqrelid) + seqincrement, seqstart)
-    FROM pg_sequence AS s
+    SELECT CAST(s.seqrelid AS regclass)::text, seqincrement FROM pg_sequence AS s
     WHERE EXISTS (
         SELECT FROM pg_depend AS d JOIN pg_attrdef AS a ON a.oid = d.objid
         JOIN pg_index AS i ON indrelid = adrelid AND indisprimary AND adnum = ANY(indkey)

@@ -43,14 +43,18 @@ class ServersAreSetUp(Check):
                 if int(found[name]) < room * (len(settings) - 1):
                     problems.append(f"{node}: {name} is {found[name]}, too few for {len(settings) - 1} other nodes")
             if found.get("spock.readonly", "off") != "off":
-                problems.append(f"{node}: spock.readonly is {found['spock.readonly']}, so it refuses writes: {_WRITABLE}")
+                problems.append(
+                    f"{node}: spock.readonly is {found['spock.readonly']}, so it refuses writes: {_WRITABLE}"
+                )
             if found.get("spock.save_resolutions", "on") == "off":
                 doubts.append(f"{node}: spock.save_resolutions is off, so conflicts are resolved unrecorded: {_RECORD}")
             if found.get("spock.exception_behaviour") == "transdiscard":
                 doubts.append(f"{node}: spock.exception_behaviour = transdiscard drops failing transactions")
             plugin = "spock_output" if "spock" in extensions[node] else "pgoutput"
             if plugin not in (plugins := found.get("output_plugin_libraries", plugin)):
-                add = f"ALTER SYSTEM SET output_plugin_libraries = {plugins or '...'}, {plugin}; SELECT pg_reload_conf()"
+                add = (
+                    f"ALTER SYSTEM SET output_plugin_libraries = {plugins or '...'}, {plugin}; SELECT pg_reload_conf()"
+                )
                 add = add.replace("...,", "")
                 problems.append(f"{node}: output_plugin_libraries lacks {plugin}, so no change leaves it: {add}")
         free = iter(sorted({*range(1, 1024)} - set(numbers.values())))

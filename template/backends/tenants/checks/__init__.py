@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import availability, concurrency, isolation, nodes, privileges, registry
+from . import availability, concurrency, isolation, nodes, obstacles, privileges, registry
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -11,6 +11,7 @@ ALL: tuple[type[Check], ...] = (
     registry.EveryTenantHasItsPrivileges,
     isolation.TenantsAreKeptApart,
     availability.AMoveLosesNothing,
+    obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,

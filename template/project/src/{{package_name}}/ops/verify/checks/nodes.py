@@ -138,13 +138,16 @@ def _table(table: str, definition: str, schema: Mapping[str, str]) -> str:
         return ""
     prefix, suffix = f"column {table}.", f" on {table}"
     columns = [f"{name.removeprefix(prefix)} {one}" for name, one in schema.items() if name.startswith(prefix)]
-    constraints = {name: one for name, one in schema.items() if name.endswith(suffix) and name.startswith("constraint ")}
+    constraints = {
+        name: one for name, one in schema.items() if name.endswith(suffix) and name.startswith("constraint ")
+    }
     titles = [name.removeprefix("constraint ").removesuffix(suffix) for name in constraints]
     columns += [f"CONSTRAINT {title} {one}" for title, one in zip(titles, constraints.values(), strict=True)]
     # A constraint brings its index.
     own = {f"index {title}{suffix}" for title in titles}
-    indexes = [one for name, one in schema.items() if name.endswith(suffix) and name.startswith("index ")
-               and name not in own]
+    indexes = [
+        one for name, one in schema.items() if name.endswith(suffix) and name.startswith("index ") and name not in own
+    ]
     create = f"CREATE TABLE {table} ({', '.join(columns)})"
     return "; ".join([create, f"ALTER TABLE {table} OWNER TO {quoted(owner)}", *indexes])
 
@@ -171,4 +174,5 @@ _DROP = {
     "trigger": "DROP TRIGGER {title} ON {table}",
     "rule": "DROP RULE {title} ON {table}",
     "policy": "DROP POLICY {title} ON {table}",
+    "function": "DROP FUNCTION {rest}",
 }

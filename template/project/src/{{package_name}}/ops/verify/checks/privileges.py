@@ -80,7 +80,9 @@ class EveryRoleHasWhatItNeedsAndNoMore(Check):
         lacking: dict[str, list[str]] = {}
         count = 0
         with context.topology() as topology:
-            for node, connection in topology.connections.items():
+            # A replica has the privileges of its writer.
+            for node in topology.writers():
+                connection = topology.connections[node]
                 roles = {"application": context.application, "owner": owner}
                 others = [ROLES[role] for role in ("reader", "monitor")]
                 found = set(connection.scalars(text(_ROLES), {"names": others}))
