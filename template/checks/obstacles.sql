@@ -35,7 +35,6 @@ WITH own AS (
         ('row_security', 'off', 'queries of tables with row level security fail'),
         ('synchronous_commit', 'off', 'a crash loses transactions that were acknowledged'),
         ('fsync', 'off', 'a power cut destroys the data'),
-        ('full_page_writes', 'off', 'a power cut destroys the data'),
         ('recovery_min_apply_delay', '[1-9].*', 'it returns old rows'),
         ('zero_damaged_pages', 'on', 'a damaged page is emptied silently'),
         ('ignore_checksum_failure', 'on', 'damaged rows are returned'),
@@ -48,7 +47,6 @@ WITH own AS (
         ('track_counts', 'off', 'autovacuum never runs'),
         ('event_triggers', 'off', 'event triggers do not fire'),
         ('standard_conforming_strings', 'off', 'a backslash in a string is an escape'),
-        ('restart_after_crash', 'off', 'the server stays down after a crash of one session'),
         ('extra_float_digits', '0|-\d+', 'floating point numbers are rounded when they are read'),
         ('lo_compat_privileges', 'on', 'every role may read and write every large object'),
         ('role', '(?!none).*', 'the session has the rights of another role'),
@@ -77,7 +75,8 @@ WITH own AS (
 ), closed AS (
     SELECT r.name, r.is_meant, bool_or(letter = 'r') AS hides_all, string_agg(command, ', ' ORDER BY command) AS commands
     FROM relation AS r CROSS JOIN command
-    WHERE relrowsecurity AND NOT EXISTS (SELECT FROM role WHERE rolname = :application AND (rolsuper OR rolbypassrls))
+    -- Policies of a partition hold for queries that name it; those of the application name its parent.
+    WHERE relrowsecurity AND NOT relispartition AND NOT EXISTS (SELECT FROM role WHERE rolname = :application AND (rolsuper OR rolbypassrls))
       AND NOT EXISTS (SELECT FROM policy WHERE polrelid = r.oid AND is_ours AND polpermissive
                       AND polcmd IN (letter::"char", '*') AND expression <> 'false')
     GROUP BY 1, 2
@@ -89,7 +88,7 @@ WITH own AS (
 SELECT place, 'problem' AS level, format('%s of %s is %s, so %s', s.name, who, s.value, effect) AS cause,
        coalesce(reset, format('ALTER SYSTEM SET %I = %L; SELECT pg_reload_conf()', s.name, good)) AS mend
 FROM setting AS s JOIN harm AS h ON s.name ~ ('^' || h.name || '$') AND s.value ~ ('^(' || h.value || ')$')
-WHERE s.name NOT IN ('fsync', 'full_page_writes') OR current_setting('local.throwaway', true) IS DISTINCT FROM 'on'
+WHERE s.name <> 'fsync' OR current_setting('local.throwaway', true) IS DISTINCT FROM 'on'
 UNION ALL
 SELECT place, 'problem', format('search_path of %s is %s, without %s, where the tables are', who, value, nspname), reset
 FROM setting AS s CROSS JOIN relation JOIN own ON own.oid = relnamespace

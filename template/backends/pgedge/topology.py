@@ -348,7 +348,7 @@ _CHANGED_TABLES = """
 """
 
 _SPOCK_LEFT_OUT = """
-    SELECT nspname, relname, format('SELECT spock.repset_add_table(''default'', %L)', relid::text)
+    SELECT nspname, relname, format('SELECT spock.repset_add_table(''default'', ''%I.%I'')', nspname, relname)
     FROM spock.tables AS t
     WHERE NOT EXISTS (SELECT FROM spock.tables AS o WHERE o.relid = t.relid AND o.set_name = 'default')
 """

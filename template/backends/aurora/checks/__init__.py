@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, nodes, obstacles, privileges, readers, replication, routing, rows
+from . import concurrency, nodes, obstacles, privileges, readers, references, replication, routing, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -15,7 +15,7 @@ ALL: tuple[type[Check], ...] = (
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     rows.RowsAreTheSame,
-    rows.EveryReferenceLeadsToARow,
+    references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, databases, messages, nodes, obstacles, privileges, reports, two_phase
+from . import concurrency, databases, messages, nodes, obstacles, privileges, references, reports, two_phase
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -15,6 +15,7 @@ ALL: tuple[type[Check], ...] = (
     reports.ForeignQueriesAreSentAlong,
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -51,7 +51,9 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
 
 _SEQUENCES = """
     SELECT CAST(s.seqrelid AS regclass)::text, seqincrement FROM pg_sequence AS s
-    WHERE EXISTS (
+    WHERE NOT EXISTS (
+        SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = seqrelid AND deptype = 'e'
+    ) AND (EXISTS (
         SELECT FROM pg_depend AS d JOIN pg_attrdef AS a ON a.oid = d.objid
         JOIN pg_index AS i ON indrelid = adrelid AND indisprimary AND adnum = ANY(indkey)
         WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.seqrelid
@@ -60,7 +62,7 @@ _SEQUENCES = """
         SELECT FROM pg_depend AS d JOIN pg_index AS i ON indrelid = refobjid AND indisprimary
         WHERE d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'i'
           AND refobjsubid = ANY(indkey)
-    )
+    ))
 """
 
 _UNIQUE = """

@@ -101,8 +101,8 @@ class EveryTableIsReplicated(Check):
                 problems += [f"{node}: {table}: {reason}" for table, reason in topology.unreplicable_tables(connection)]
                 for table, add in left_out_tables(connection):
                     problems.append(f"{node}: {table} is carried by no link: {add}")
-                if not has_spock(connection):
-                    problems += [f"{node}: {cause}: {mend}" for cause, mend in connection.execute(text(_PUBLISHED))]
+                carried = connection.execute(text(_SPOCK_CARRIED if has_spock(connection) else _NATIVE_CARRIED))
+                problems += [f"{node}: {cause}: {mend}" for cause, mend in carried]
                 query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
                 conflicts[node], failures, since, forget = connection.execute(query).one()
                 if failures:
@@ -133,9 +133,44 @@ def _number(number: int) -> str:
     return f"ALTER SYSTEM SET snowflake.node = {number}; SELECT pg_reload_conf()"
 
 
+# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on.
 _SPOCK_COUNTS = """
-    SELECT (SELECT count(*) FROM spock.resolutions), (SELECT count(*) FROM spock.exception_log),
-           (SELECT min(log_time) FROM spock.resolutions), 'DELETE FROM spock.resolutions'
+    SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
+           CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'
+                ELSE coalesce(first::text, 'its creation') END,
+           'DELETE FROM spock.resolutions; SELECT spock.reset_channel_stats()'
+    FROM (SELECT count(*) AS recorded, min(log_time) AS first FROM spock.resolutions) AS r
+    CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS counted FROM spock.channel_summary_stats) AS s
+"""
+
+# Everything that a replication set or a subscription of Spock leaves out, carries too often, or delays.
+_SPOCK_CARRIED = """
+    SELECT format('replication set %s leaves out%s%s%s%s', set_name, CASE WHEN replicate_insert THEN '' ELSE ' INSERT' END,
+                  CASE WHEN replicate_update THEN '' ELSE ' UPDATE' END,
+                  CASE WHEN replicate_delete THEN '' ELSE ' DELETE' END,
+                  CASE WHEN replicate_truncate THEN '' ELSE ' TRUNCATE' END),
+           format('SELECT spock.repset_alter(%L, true, true, true, true)', set_name)
+    FROM spock.replication_set
+    WHERE set_name = 'default' AND NOT (replicate_insert AND replicate_update AND replicate_delete AND replicate_truncate)
+    UNION ALL
+    SELECT format('replication set %s leaves out %s of %s', set_name, CASE WHEN set_row_filter IS NULL THEN 'columns'
+                  ELSE 'rows' END, set_reloid),
+           format('SELECT spock.repset_remove_table(%1$L, %2$L); SELECT spock.repset_add_table(%1$L, %2$L)', set_name,
+                  set_reloid)
+    FROM spock.replication_set_table JOIN spock.replication_set USING (set_id)
+    WHERE set_name = 'default' AND (set_att_list IS NOT NULL OR set_row_filter IS NOT NULL)
+    UNION ALL
+    SELECT format('link %s does not carry the replication set default', sub_name),
+           format('SELECT spock.sub_add_repset(%L, ''default'')', sub_name)
+    FROM spock.subscription WHERE NOT 'default' = ANY(sub_replication_sets)
+    UNION ALL
+    SELECT format('link %s applies changes %s late', sub_name, sub_apply_delay), 'drop it and create it without a delay'
+    FROM spock.subscription WHERE sub_apply_delay > interval '0'
+    UNION ALL
+    SELECT format('link %s takes rows that other nodes send too', sub_name),
+           'drop it and create it without forward_origins'
+    FROM spock.subscription WHERE sub_forward_origins <> '{}'
+    ORDER BY 1
 """
 
 # The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.
@@ -148,7 +183,7 @@ _NATIVE_COUNTS = """
 """
 
 # Everything that a publication or a subscription of native logical replication leaves out, or carries too often.
-_PUBLISHED = """
+_NATIVE_CARRIED = """
     WITH published AS (
         SELECT p.* FROM pg_publication AS p
         WHERE EXISTS (SELECT FROM pg_subscription AS s WHERE p.pubname = ANY(subpublications))

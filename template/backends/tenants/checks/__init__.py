@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import availability, concurrency, isolation, nodes, obstacles, privileges, registry
+from . import availability, concurrency, isolation, nodes, obstacles, privileges, references, registry
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     availability.AMoveLosesNothing,
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,
