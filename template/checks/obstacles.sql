@@ -18,7 +18,8 @@ WITH own AS (
     FROM pg_settings WHERE source NOT IN ('client', 'session', 'user', 'database', 'database user')
     UNION ALL
     SELECT 'database', split_part(one, '=', 1), substr(one, strpos(one, '=') + 1),
-           CASE WHEN setrole = 0 THEN format('database %I', current_database()) ELSE format('role %I', rolname) END, NULL,
+           CASE WHEN setrole = 0 THEN format('database %I', current_database()) ELSE format('role %I', rolname) END,
+           NULL,
            CASE WHEN one LIKE 'default_transaction_read_only=%' THEN 'SET default_transaction_read_only = off; '
                 ELSE '' END
            || CASE WHEN setrole = 0 THEN format('ALTER DATABASE %I', current_database())
@@ -58,7 +59,8 @@ WITH own AS (
         relnamespace::regnamespace::text, relname) AS pattern FROM relation AS c) AS t
 ), trigger AS (
     SELECT g.*, r.name, quote_ident(tgname) AS trigger,
-           obj_description(g.oid, 'pg_trigger') IS NOT NULL OR obj_description(p.oid, 'pg_proc') IS NOT NULL AS is_meant,
+           obj_description(g.oid, 'pg_trigger') IS NOT NULL
+           OR obj_description(p.oid, 'pg_proc') IS NOT NULL AS is_meant,
            tgtype & 1 = 1 AND tgtype & 66 > 0 AND prosrc ~* '\mreturn\s+null\M' AS returns_null,
            prosrc ~* '\mreturn\s+(new|old)\M' AS returns_row,
            tgtype & 66 = 0 AND prosrc ~* pattern AS deletes
@@ -73,10 +75,12 @@ WITH own AS (
 ), command AS (
     SELECT * FROM (VALUES ('r', 'SELECT'), ('a', 'INSERT'), ('w', 'UPDATE'), ('d', 'DELETE')) AS c (letter, command)
 ), closed AS (
-    SELECT r.name, r.is_meant, bool_or(letter = 'r') AS hides_all, string_agg(command, ', ' ORDER BY command) AS commands
+    SELECT r.name, r.is_meant, bool_or(letter = 'r') AS hides_all,
+           string_agg(command, ', ' ORDER BY command) AS commands
     FROM relation AS r CROSS JOIN command
     -- Policies of a partition hold for queries that name it; those of the application name its parent.
-    WHERE relrowsecurity AND NOT relispartition AND NOT EXISTS (SELECT FROM role WHERE rolname = :application AND (rolsuper OR rolbypassrls))
+    WHERE relrowsecurity AND NOT relispartition
+      AND NOT EXISTS (SELECT FROM role WHERE rolname = :application AND (rolsuper OR rolbypassrls))
       AND NOT EXISTS (SELECT FROM policy WHERE polrelid = r.oid AND is_ours AND polpermissive
                       AND polcmd IN (letter::"char", '*') AND expression <> 'false')
     GROUP BY 1, 2

@@ -55,7 +55,8 @@ SELECT schema, 'function ' || p.oid::regprocedure, md5(pg_get_functiondef(p.oid)
 FROM pg_proc AS p JOIN own ON own.oid = pronamespace
 WHERE prokind IN ('f', 'p') AND (1255, p.oid) NOT IN (SELECT classid, objid FROM extension)
 UNION ALL
-SELECT schema, 'trigger ' || quote_ident(tgname) || ' on ' || tgrelid::regclass, pg_get_triggerdef(g.oid) || CASE tgenabled WHEN 'O' THEN '' WHEN 'D' THEN ' (disabled)'
+SELECT schema, 'trigger ' || quote_ident(tgname) || ' on ' || tgrelid::regclass,
+       pg_get_triggerdef(g.oid) || CASE tgenabled WHEN 'O' THEN '' WHEN 'D' THEN ' (disabled)'
            WHEN 'R' THEN ' (enabled for replicas)' ELSE ' (enabled always)' END
 FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = tgrelid JOIN own ON own.oid = relnamespace
 WHERE NOT tgisinternal
@@ -75,8 +76,8 @@ SELECT schema, 'policy ' || quote_ident(polname) || ' on ' || name,
            || CASE WHEN polpermissive THEN '' ELSE ' as restrictive' END
            || CASE polcmd WHEN 'r' THEN ' for select' WHEN 'a' THEN ' for insert' WHEN 'w' THEN ' for update'
                    WHEN 'd' THEN ' for delete' ELSE '' END
-           || ' to ' || (SELECT string_agg(CASE one WHEN 0 THEN 'public' ELSE quote_ident(pg_get_userbyid(one)) END, ', '
-                                           ORDER BY 1) FROM unnest(polroles) AS one)
+           || ' to ' || (SELECT string_agg(CASE one WHEN 0 THEN 'public' ELSE quote_ident(pg_get_userbyid(one)) END,
+                                           ', ' ORDER BY pg_get_userbyid(one)) FROM unnest(polroles) AS one)
            || coalesce(' using (' || pg_get_expr(polqual, polrelid) || ')', '')
            || coalesce(' with check (' || pg_get_expr(polwithcheck, polrelid) || ')', '')
 FROM pg_policy JOIN relation AS r ON r.oid = polrelid
@@ -92,7 +93,8 @@ SELECT schema, 'type ' || name,
         FROM pg_attribute WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped)
 FROM relation AS r WHERE relkind = 'c'
 UNION ALL
-SELECT 'public', 'event trigger ' || quote_ident(evtname), evtevent || ' ' || evtfoid::regproc || ' ' || evtenabled::text
+SELECT 'public', 'event trigger ' || quote_ident(evtname),
+       evtevent || ' ' || evtfoid::regproc || ' ' || evtenabled::text
 FROM pg_event_trigger AS e WHERE (3466, e.oid) NOT IN (SELECT classid, objid FROM extension)
 UNION ALL
 SELECT n.nspname, 'extension ' || quote_ident(extname), 'in ' || n.nspname

@@ -30,8 +30,9 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
                 doubts[node] = [f"{node}: {cause}: {mend}" for schema, cause, mend in lines if schema != "snowflake"]
                 for name, increment in connection.execute(text(_SEQUENCES)).all():
                     # Not from pg_sequences, which shows no position before the first key is taken.
-                    query = f"SELECT last_value + CASE WHEN is_called THEN {increment} ELSE 0 END FROM {name}"  # noqa: S608
-                    positions[name][node] = (increment, int(connection.exec_driver_sql(query).scalar_one()))
+                    query = f"SELECT last_value, is_called FROM {name}"  # noqa: S608
+                    last, is_called = connection.exec_driver_sql(query).one()
+                    positions[name][node] = (increment, last + increment if is_called else last)
         for name, found in positions.items():
             for node, (increment, upcoming) in found.items():
                 others = [

@@ -145,13 +145,15 @@ _SPOCK_COUNTS = """
 
 # Everything that a replication set or a subscription of Spock leaves out, carries too often, or delays.
 _SPOCK_CARRIED = """
-    SELECT format('replication set %s leaves out%s%s%s%s', set_name, CASE WHEN replicate_insert THEN '' ELSE ' INSERT' END,
+    SELECT format('replication set %s leaves out%s%s%s%s', set_name,
+                  CASE WHEN replicate_insert THEN '' ELSE ' INSERT' END,
                   CASE WHEN replicate_update THEN '' ELSE ' UPDATE' END,
                   CASE WHEN replicate_delete THEN '' ELSE ' DELETE' END,
                   CASE WHEN replicate_truncate THEN '' ELSE ' TRUNCATE' END),
            format('SELECT spock.repset_alter(%L, true, true, true, true)', set_name)
     FROM spock.replication_set
-    WHERE set_name = 'default' AND NOT (replicate_insert AND replicate_update AND replicate_delete AND replicate_truncate)
+    WHERE set_name = 'default'
+      AND NOT (replicate_insert AND replicate_update AND replicate_delete AND replicate_truncate)
     UNION ALL
     SELECT format('replication set %s leaves out %s of %s', set_name, CASE WHEN set_row_filter IS NULL THEN 'columns'
                   ELSE 'rows' END, set_reloid),

@@ -105,7 +105,7 @@ class SchemaIsTheSame(Check):
 def mend(line: str, schemas: Mapping[str, Mapping[str, str]]) -> str:
     """Return the statement for a line of `differences` that names something missing; empty if it needs a decision.
 
-    What most nodes have is made on the others; what most do not have is dropped where it is, unless it holds rows.
+    The other nodes get an object that most nodes have. One that few nodes have is dropped there, unless it holds rows.
     """
     found = re.fullmatch(r"(?P<name>.*) is missing on (?P<lacking>.*) and exists on (?P<having>.*)", line)
     if found is None:
