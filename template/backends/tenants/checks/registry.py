@@ -120,9 +120,23 @@ class EveryTenantHasItsPrivileges(Check):
             lacking += [f"{one.name}: {line}" for line in too_little]
             if limit == -1:
                 excess.append(f"{one.name} may take every connection of {one.server}: `tenants rotate {one.name}`")
+        for server in admin.servers:
+            with admin.on_server(server) as connection:
+                for database, role in connection.execute(text(_FOREIGN)):
+                    mend = f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM {quoted(role)}"
+                    excess.append(f"{role} may connect to {database}, too much; on {server}: {mend}")
         evidence = {"too_much": excess, "too_little": lacking}
         return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking)
 
+
+# The roles of other tenants that may connect to the database of a tenant, whose role has its name.
+_FOREIGN = """
+    SELECT datname::text, rolname::text
+    FROM pg_database CROSS JOIN aclexplode(datacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE privilege_type = 'CONNECT' AND starts_with(datname::text, 't_') AND starts_with(rolname::text, 't_')
+      AND rolname <> datname
+    ORDER BY 1, 2
+"""
 
 _LIMIT = "SELECT rolconnlimit FROM pg_roles WHERE rolname = :role"
 
