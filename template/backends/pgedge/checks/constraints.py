@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from sqlalchemy import text
 
+from ...connections import connect_all
 from ..check import Check, CheckContext, CheckResult, judge
 from .privileges import uneven
 
@@ -23,15 +24,16 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
         problems: list[str] = []
         doubts: dict[str, list[str]] = {}
         positions: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-        with context.topology() as topology:
+        owner = next(iter(context.owner_urls.values())).username
+        with context.topology() as topology, connect_all(context.owner_urls) as owners:
             numbers = {node: topology.node_number(node) or place for place, node in enumerate(topology.connections, 1)}
             for node, connection in topology.connections.items():
                 lines = connection.execute(text(_UNIQUE))
                 doubts[node] = [f"{node}: {cause}: {mend}" for schema, cause, mend in lines if schema != "snowflake"]
-                for name, increment in connection.execute(text(_SEQUENCES)).all():
+                for name, increment in connection.execute(text(_SEQUENCES), {"owner": owner}).all():
                     # Not from pg_sequences, which shows no position before the first key is taken.
                     query = f"SELECT last_value, is_called FROM {name}"  # noqa: S608
-                    last, is_called = connection.exec_driver_sql(query).one()
+                    last, is_called = owners[node].exec_driver_sql(query).one()
                     positions[name][node] = (increment, last + increment if is_called else last)
         for name, found in positions.items():
             for node, (increment, upcoming) in found.items():
@@ -54,7 +56,7 @@ _SEQUENCES = """
     SELECT CAST(s.seqrelid AS regclass)::text, seqincrement FROM pg_sequence AS s
     WHERE NOT EXISTS (
         SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = seqrelid AND deptype = 'e'
-    ) AND (EXISTS (
+    ) AND has_sequence_privilege(CAST(:owner AS name), seqrelid, 'SELECT') AND (EXISTS (
         SELECT FROM pg_depend AS d JOIN pg_attrdef AS a ON a.oid = d.objid
         JOIN pg_index AS i ON indrelid = adrelid AND indisprimary AND adnum = ANY(indkey)
         WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.seqrelid
