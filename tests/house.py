@@ -24,9 +24,10 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # were 5514 and 7465 before the rules of the runtime on objects, reads, values of bulk loads, URLs,
 # forks and full pools, 6434 and 8425 before those on who reads what the application owns, who owns the
 # folders of a cluster, and what a revision may state, and 6882 and 8883 before the comparison of rows,
-# four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and
-# 7986 and 9648 before a `verify` that finds every fault of a catalogue and names the way out.
-LINES = {"pgedge": 8660, "tenants": 10000}
+# four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and 7974
+# and 9643 before revisions were judged by their effects, planned and written in steps, and 9700 and
+# 10850 before a `verify` that finds every fault of a catalogue and names the way out.
+LINES = {"pgedge": 10400, "tenants": 11250}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 

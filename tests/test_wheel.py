@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -96,6 +97,36 @@ def test_an_installed_scaffold_makes_the_same_project(
 
 def public(answers: dict[str, str]) -> dict[str, str]:
     return {name: answer for name, answer in answers.items() if not name.startswith("_")}
+
+
+def test_an_installed_project_migrates_in_an_empty_folder(renders: Path, tmp_path: Path) -> None:
+    project, dist, home = tmp_path / "shop", tmp_path / "dist", tmp_path / "home"
+    shutil.copytree(renders / DEFAULT, project)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, project]
+    subprocess.run(command, capture_output=True, check=True)
+    (built,) = dist.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(built).namelist() if "/migrations/" in name}
+    assert {"shop/migrations/env.py", "shop/migrations/versions/0001_ledger.py"} <= packed
+    folder = tmp_path / "venv"
+    environment.install(environment.create(folder), "--no-deps", "--no-index", str(built))
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    shutil.rmtree(project)
+    home.mkdir()
+
+    def shop(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [folder / "bin/shop", *arguments]
+        return subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+
+    try:
+        assert shop("up").returncode == 0
+        for _ in range(2):
+            done = shop("migrate")
+            assert (done.returncode, "at 0002" in done.stderr) == (0, True), done.stderr
+        refused = shop("revision", "-m", "here")
+        assert (refused.returncode, "project's folder" in refused.stderr) == (2, True)
+    finally:
+        shop("destroy")
 
 
 def test_an_installed_scaffold_knows_its_backends(scaffold: Installed) -> None:

@@ -1,6 +1,6 @@
 """The check that the nodes have the same rows."""
 
-from ...diff import describe, open_comparer, undecided
+from ...diff import describe, numbered, open_comparer, undecided
 from ..check import Check, CheckContext, CheckResult, judge, skipped
 
 
@@ -35,4 +35,5 @@ class RowsAreTheSame(Check):
         if not rows:
             return skipped(f"no table was compared{left}")
         evidence = {"rows": rows, "left": large}
-        return judge(problems, f"{sum(rows.values())} rows of {len(rows)} tables{left}", evidence, doubts)
+        compared = f"{numbered(sum(rows.values()), 'row')} of {numbered(len(rows), 'table')}"
+        return judge(problems, f"{compared}{left}", evidence, doubts)

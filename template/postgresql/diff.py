@@ -52,9 +52,14 @@ def diff(
     else:
         numbers = {"table": len(results), "row": sum(result.rows for result in results), "node": len(urls.owner)}
         verdict = "[green]the same[/]" if same else "[red]not the same[/]"
-        counts = ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for word, number in numbers.items())
+        counts = ", ".join(numbered(number, word) for word, number in numbers.items())
         talk.print(f"{verdict}: {counts}")
     raise typer.Exit(0 if same else 1)
+
+
+def numbered(number: int, word: str) -> str:
+    """Return a number with a word: `1 row`, `2 rows`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def describe(result: Comparison) -> list[str]:
@@ -69,5 +74,5 @@ def describe(result: Comparison) -> list[str]:
 
 def undecided(result: Comparison) -> list[str]:
     """Return a line if nothing can be said of some rows of a table."""
-    rows = "1 row was" if result.busy == 1 else f"{result.busy} rows were"
-    return [f"{result.table}: {rows} written between all looks, so nothing is said of them"] if result.busy else []
+    rows = numbered(result.busy, "row")
+    return [f"{result.table}: {rows} left out, written between all looks"] if result.busy else []

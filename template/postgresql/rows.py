@@ -151,8 +151,7 @@ class Comparer:
         self.most = most
         self.on_rows = on_rows
         for connection in connections.values():
-            for setting in _PRINT_ALIKE:
-                connection.exec_driver_sql(f"SET {setting}")
+            print_alike(connection)
 
     def tables(self, names: Sequence[str] = ()) -> list[Table]:
         """Return these tables, by default all that any node has; raise ComparisonError if there is no such table."""
@@ -266,6 +265,17 @@ class Comparer:
         return found
 
 
+def print_alike(connection: Connection) -> None:
+    """Let a session print values of the same type and content in one way, and read rows without a policy."""
+    for setting in _PRINT_ALIKE:
+        connection.exec_driver_sql(f"SET {setting}")
+
+
+def lock_rows(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[int, Version]:
+    """Return the rows that have these keys, by their numbers in the list, locked until the transaction ends."""
+    return _look_up(connection, table, keys, "FOR UPDATE OF t")
+
+
 _PRINT_ALIKE = (
     "TimeZone = 'UTC'",
     "DateStyle = 'ISO, YMD'",
@@ -274,8 +284,9 @@ _PRINT_ALIKE = (
     "bytea_output = 'hex'",
     "xmlbinary = 'base64'",
     "lc_monetary = 'C'",
+    # A query that a policy would take rows from is an error.
+    "row_security = off",
 )
-"""Settings by which values of the same type and content are printed alike."""
 
 _TABLES = """
     SELECT nspname, relname, relkind = 'p', reltuples,
@@ -365,17 +376,17 @@ def _hashes(connection: Connection, table: Table, span: Span) -> dict[Key, int]:
     return {tuple(key): digest for digest, *key in connection.exec_driver_sql(query, parameters)}
 
 
-def _look_up(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[int, Version]:
+def _look_up(connection: Connection, table: Table, keys: Sequence[Key], lock: str = "") -> dict[int, Version]:
     """Return the rows that have these keys, by their numbers in the list."""
     wanted = ", ".join(f"({number}, {_key_from_text(table)})" for number in range(len(keys)))
     names = ", ".join(f"k{number}" for number in range(len(table.key)))
-    matches = " AND ".join(f"t.{_quote(column.name)} = k{number}" for number, column in enumerate(table.key))
+    matches = " AND ".join(f"t.{_quote(column.name)} = wanted.k{number}" for number, column in enumerate(table.key))
     query = (
-        f"SELECT number, written::text, roname, {_list(table.columns, 't.{}::text')} "  # noqa: S608
+        f"SELECT wanted.number, times.written::text, o.roname, {_list(table.columns, 't.{}::text')} "  # noqa: S608
         f"FROM {_source(table)} JOIN (VALUES {wanted}) AS wanted (number, {names}) ON {matches} "
         "CROSS JOIN LATERAL pg_xact_commit_timestamp_origin("
         "CASE WHEN current_setting('track_commit_timestamp')::boolean THEN t.xmin END) AS times (written, origin) "
-        "LEFT JOIN pg_replication_origin ON roident = origin"
+        f"LEFT JOIN pg_replication_origin AS o ON o.roident = times.origin {lock}"
     )
     columns = [column.name for column in table.columns]
     rows = connection.exec_driver_sql(query, tuple(value for key in keys for value in key))

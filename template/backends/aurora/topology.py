@@ -13,6 +13,7 @@ class Topology(BaseTopology):
     """One writer, whose changes the readers replay."""
 
     unlogged_tables = "no reader has its rows, and a failover empties it"
+    followers = "replayed by {}"
     refused = (
         (r"ALTER SYSTEM\b", "settings belong to one server"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "readers do not get the rows of an UNLOGGED table"),

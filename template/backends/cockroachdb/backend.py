@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from ..limits import PoolLimits, Timeouts
 from ..settings import Settings
 from .base import BaseBackend
-from .connection import prepare
+from .connection import SETTING, prepare
 from .errors import MisuseError
 from .routing import Route as BaseRoute
 from .routing import RouteOptions as BaseRouteOptions
@@ -97,8 +97,11 @@ class Backend(BaseBackend[Route]):
         return SpreadingRouter(nodes, preferred_node=preferred_node, cooldown=cooldown)
 
     def session_settings(self, mode: str, timeouts: Timeouts) -> dict[str, str]:
-        """Return the settings of a connection; a stale read asks for follower reads."""
-        settings = super().session_settings(mode, timeouts)
+        """Return the settings of a connection; a stale read asks for follower reads.
+
+        A DDL statement in a transaction does not commit what came before it.
+        """
+        settings = super().session_settings(mode, timeouts) | {SETTING: "off"}
         return settings | {"default_transaction_use_follower_reads": "on"} if mode == "stale read" else settings
 
     def configure_engine(self, engine: Engine, node: str, *, statement_timeout: float) -> None:

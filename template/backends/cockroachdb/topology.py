@@ -6,6 +6,7 @@ its own (see revisions.py), the rows of a data revision in one, which is run aga
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
@@ -36,6 +37,8 @@ class Topology(BaseTopology):
     """One database on several nodes."""
 
     system_schemas = frozenset({"pg_extension", OPERATIONS})
+    followers = "the same database is served by {}"
+    can_rehearse = False
     refused = (
         (r"ALTER SYSTEM\b", "it changes one server; the cluster has SET CLUSTER SETTING"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "CockroachDB accepts UNLOGGED and ignores it"),
@@ -98,13 +101,19 @@ class Topology(BaseTopology):
     def check_revision(self, revision: ModuleType, *, back: bool) -> None:
         """Refuse a revision that could be neither rolled back nor run again if it were interrupted."""
         # Imported here, because only migrations need Alembic.
-        from .revisions import refuse_unrepeatable
+        from .revisions import refuse_unique_constraints, refuse_unrepeatable
 
         refuse_unrepeatable(revision, back=back)
+        refuse_unique_constraints(revision, self.connections[self.ddl_nodes()[0]], back=back)
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
         """Run each statement of a schema revision in a transaction of its own, and a data revision in one."""
         connection.execution_options(isolation_level="AUTOCOMMIT" if changes == "schema" else Backend.isolation_level)
+        # CockroachDB 26 locks the schema of new tables, and some later changes then need it unlocked by hand.
+        if connection.scalar(text("SELECT count(*) FROM pg_settings WHERE name = 'create_table_with_schema_locked'")):
+            connection.execute(text("SET create_table_with_schema_locked = off"))
+        if is_stand_in(connection):
+            event.listen(connection, "before_cursor_execute", _translate, retval=True)
 
     def run_revision(self, run: Callable[[], None], node: str, changes: Changes) -> None:
         """Call `run` until it loses no race: its statements may run twice, and a transaction was rolled back."""
@@ -116,11 +125,9 @@ class Topology(BaseTopology):
                 time.sleep(attempts.after(error, node=node, committing=changes == "data", now=time.monotonic()))
 
     @staticmethod
-    def autogenerate_options() -> dict[str, Any]:
-        """Compare types as CockroachDB has them, and write revisions that may run twice."""
-        from .revisions import compare_type, make_repeatable
-
-        return {"compare_type": compare_type, "process_revision_directives": make_repeatable}
+    def load_comparison() -> None:
+        """Import the comparison of CockroachDB's types and expressions."""
+        from . import revisions  # noqa: F401
 
     @staticmethod
     def register_commands(app: Typer) -> None:
@@ -128,6 +135,15 @@ class Topology(BaseTopology):
         from .commands import walk
 
         app.command()(walk)
+
+
+def _translate(_connection: Connection, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> tuple[str, Any]:
+    """Replace the statement that drops a unique constraint, which the stand-in does not know."""
+    return _DROP_UNIQUE.sub(r"ALTER TABLE \g<table> DROP CONSTRAINT IF EXISTS \g<name>", statement), parameters
+
+
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+_DROP_UNIQUE = re.compile(rf"^DROP INDEX IF EXISTS (?P<table>{_NAME}(?:\.{_NAME})?)@(?P<name>{_NAME}) CASCADE$")
 
 
 def software(connection: Connection) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
@@ -10,6 +12,9 @@ from typer import Typer
 
 from ..db.twophase import PREFIX
 from .base import BaseTopology, Step
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 
 class Topology(BaseTopology):
@@ -39,6 +44,16 @@ class Topology(BaseTopology):
         from .histories import migrate
 
         return migrate(owner_urls, on_step=on_step, wait=wait)
+
+    @staticmethod
+    def versions_of_other_databases(
+        owner_urls: Mapping[str, URL], *, project: Path
+    ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
+        """Return the history and the version of each database with a folder of its own in `migrations`."""
+        from .histories import histories
+
+        found = histories(owner_urls, project=project)
+        return {history.database.name: (history.scripts, history.version(), None) for history in found}
 
     @staticmethod
     def register_commands(app: Typer) -> None:

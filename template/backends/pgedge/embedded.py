@@ -42,7 +42,8 @@ class Embedded(ProcessCluster):
         # A revision runs on every node, and keeps its entry in Alembic's table there.
         connection.execute(
             "GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text), pg_replication_origin_oid(text), "
-            f'pg_replication_origin_session_setup(text) TO "{ROLES["owner"]}"'
+            "pg_replication_origin_session_setup(text), pg_replication_origin_session_reset() "
+            f'TO "{ROLES["owner"]}"'
         )
 
     def _wire(self, nodes: Mapping[str, str]) -> None:

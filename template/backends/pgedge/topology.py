@@ -9,35 +9,43 @@ with `changes = "data"` in its file, runs on one node, and they are replicated.
 
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import permutations
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, MetaData, Row, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
-from .base import BaseTopology, Changes, Link, TopologyError
+from .base import BaseTopology, Changes, Link, MigrationError, Pause, TopologyError
+from .pause import pausable_writes
 
 _NO_ROWS = 'runs on every node, so it must not change rows; put this into a revision of its own with changes = "data"'
 _NO_SCHEMA = "runs on one node, so it must not change the schema; put this into a revision of its own"
-_OWN_VALUES = (
-    r"ALTER TABLE .*\bADD (?!CONSTRAINT\b)(\([^()]*\)|[^,()])*?"
-    r"(\b(SMALL|BIG)?SERIAL\b|\bAS IDENTITY\b"
-    r"|\bDEFAULT ((?! (CHECK|REFERENCES|CONSTRAINT|NOT NULL)\b)[^,])*?"
-    r"((?<!::)(?<! AS )(\b(?!CAST\b)\w+|\?) ?\(|\b(CURRENT_|LOCALTIME)))"
-)
-"""Pattern of the statements that add a column and call a function for its value in each row."""
 _FILL_ONCE = (
-    'add the column without a default, fill it in a revision with changes = "data", and set the default in a third one'
+    'Add the column without a default, fill it in a revision with changes = "data", and set the default in a third one'
 )
+_NOW = "each node would compute a constant of its own; now() and current_date are computed for each row"
+_CONSTANT_NOW = re.compile(r"\bDEFAULT\b[^,;]*'\s*(now|today|tomorrow|yesterday)\s*'", re.IGNORECASE)
+_UNIQUE = (
+    "Two nodes can each accept a row, and the clash stops replication. Make it an index that is not unique, and look "
+    "for the value under a lock on one node, with db.using(key=…)"
+)
+_IN_FLIGHT = (
+    "A row that another node wrote a moment before could not be applied, and would block its link. Let no code use it, "
+    "and set contract = True in the revision: writes pause while it runs. "
+)
+_STEPS = _IN_FLIGHT + "`revision --expand-contract` writes the steps"
 
 
 class Topology(BaseTopology):
     """A multi-master mesh: every node takes writes and sends them to all others."""
 
     system_schemas = frozenset({"spock", "snowflake", "lolor"})
+    each_node_computes = True
+    link_extensions = frozenset({"spock"})
+    followers = "replicated to {}"
     refused = (
         (r"(CREATE|DROP|ALTER) DATABASE\b", "a database belongs to one server"),
         (r"ALTER SYSTEM\b", "settings belong to one server"),
@@ -45,20 +53,50 @@ class Topology(BaseTopology):
         (r"CREATE (GLOBAL |LOCAL )?TEMP(ORARY)? ", "temporary objects live in one session of one node"),
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", "rows of an UNLOGGED table are not replicated"),
         (r"ALTER TABLE .*REPLICA IDENTITY (NOTHING|FULL)\b", "other nodes find the row to update by its primary key"),
-        (
-            r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*|ALTER TABLE .*DETACH PARTITION .*) ?CONCURRENTLY\b",
-            "CONCURRENTLY happens on one node only; without it the statement reaches all",
-        ),
         (r"CREATE TABLE .* AS EXECUTE\b", "the prepared statement exists on one node only"),
         (r"SELECT\b.*\bSETVAL ?\(", "the position of a sequence belongs to one node"),
+        (
+            r"(CLUSTER|REPACK|VACUUM)\b",
+            "it rewrites a table on one node, outside of a revision: run it on each in turn",
+        ),
     )
+    refused_effects = {
+        "truncate": f"Its rows were removed, and a schema revision {_NO_ROWS}",
+        "volatile default": f"Each node would fill in values of its own for the rows there are. {_FILL_ONCE}",
+        "unique": _UNIQUE,
+        "deferrable key": "Replication does not apply rows by a DEFERRABLE key. Leave DEFERRABLE out",
+        "exclusion": "Two nodes can each accept a row, and the clash stops replication. Look for overlaps under a lock "
+        "on one node, with db.using(key=…)",
+        "local keys": "Every node would hand out the same keys, and rows overwrite each other. Derive the model from "
+        "PrimaryKeyMixin, or use key_column()",
+    }
+    paused_effects = {
+        "drop table": _IN_FLIGHT,
+        "rename table": _IN_FLIGHT,
+        "drop column": _STEPS,
+        "rename column": _STEPS,
+        "change type": _STEPS,
+        "set not null": _STEPS,
+        "add not null column": "A row on its way has no value for it. Give it a constant default, or make it nullable: "
+        "`revision --expand-contract` writes the steps",
+        "add constraint": _IN_FLIGHT,
+    }
     refused_in = {
         "schema": (
             (r"(WITH .*)?\b(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", f"a schema revision {_NO_ROWS}"),
-            (_OWN_VALUES, f"each node would fill in values of its own for the rows there are; {_FILL_ONCE}"),
+            (
+                r"(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX .*) ?CONCURRENTLY\b",
+                'CONCURRENTLY happens on one node only; with changes = "indexes" a revision runs on each of them',
+            ),
+            (r"ALTER TABLE .*DETACH PARTITION .* ?CONCURRENTLY\b", "leave out CONCURRENTLY: it stays on one node"),
         ),
-        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT)\b", f"a data revision {_NO_SCHEMA}"),),
+        "data": ((r"(CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|REINDEX)\b", f"a data revision {_NO_SCHEMA}"),),
+        "indexes": ((r"CREATE UNIQUE\b", _UNIQUE),),
     }
+
+    def refusal(self, statement: str, changes: Changes) -> str | None:
+        """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
+        return _NOW if _CONSTANT_NOW.search(statement) else super().refusal(statement, changes)
 
     def ddl_nodes(self) -> list[str]:
         """Return every node, or one of them if the mesh replicates DDL to the others."""
@@ -120,8 +158,10 @@ class Topology(BaseTopology):
             if now > next_check:
                 next_check = now + 0.2
                 links = [link for link in self.links() if (link.origin, link.receiver) in late]
-                if lost := [str(link) for link in links if link.is_lost or now > deadline]:
-                    raise TopologyError("not replicated: " + ", ".join(lost))
+                if lost := [link for link in links if link.is_lost or now > deadline]:
+                    receivers = dict.fromkeys(link.receiver for link in lost)
+                    blocked = [f"; on {node}, {found}" for node in receivers for found in self._blocking(node)]
+                    raise TopologyError("not replicated: " + ", ".join(map(str, lost)) + "".join(blocked))
                 # One error may be a peer that restarts; a second one is the same change failing again.
                 failing = [link for link, count in self.apply_errors().items() if count > errors.get(link, 0) + 1]
                 if failing:
@@ -158,27 +198,64 @@ class Topology(BaseTopology):
         rows = connection.execute(text(_UNREPLICABLE))
         return [(f"{schema}.{table}", reason) for schema, table, reason in rows if schema not in self.system_schemas]
 
+    def left_out_tables(self) -> list[tuple[str, str]]:
+        """Return the nodes and the tables that no link of the node carries, or only some."""
+        found: list[tuple[str, str]] = []
+        for node, connection in self.connections.items():
+            found += [(node, table) for table in dict.fromkeys(table for table, _ in uncarried_tables(connection))]
+        return found
+
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
         """Return the tables whose rows a schema revision has changed: in a DO block, a function or a trigger, too."""
         rows = connection.execute(text(_CHANGED_TABLES)).all() if changes == "schema" else ()
         reason = f"its rows were changed, and a schema revision {_NO_ROWS}"
         return [(f"{schema}.{table}", reason) for schema, table in rows if schema not in self.system_schemas]
 
+    def pausable_writes(self, owners: Mapping[str, Connection]) -> AbstractContextManager[Pause]:
+        """Prepare to pause the writes of clients on every node, so that no row is on its way to a changed table."""
+        return pausable_writes(self, owners)
+
+    @staticmethod
+    def refuse_models(models: Sequence[MetaData]) -> None:
+        """Refuse models that the mesh cannot hold."""
+        # Imported here, because it needs this module.
+        from .mesh_models import refuse_models
+
+        refuse_models(models)
+
+    def check_peers(self, nodes: int) -> None:
+        """Refuse to migrate if nodes of the mesh are not configured."""
+        for node, connection in self.connections.items():
+            links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
+            if len(links) > nodes - 1:
+                raise MigrationError(
+                    f"{node} has {len(links)} peers, and {nodes - 1} of them are configured: "
+                    "name every node of the mesh, because a migration needs all of them"
+                )
+
     def revision_nodes(self, changes: Changes) -> list[str]:
-        """Return where a revision runs: rows are changed on one node, which replicates them to the others."""
-        return self.ddl_nodes() if changes == "schema" else self.writers()[:1]
+        """Return where a revision runs: rows are changed on one node, and no mesh replicates CONCURRENTLY."""
+        if changes == "schema":
+            return self.ddl_nodes()
+        return self.writers() if changes == "indexes" else self.writers()[:1]
 
     def configure_revision(self, connection: Connection, changes: Changes) -> None:
-        """Keep a revision that runs on every node, and its entry in Alembic's table, from being replicated."""
+        """Keep a revision that runs on every node from being replicated, and its entry in Alembic's table anyway."""
         if len(self.revision_nodes(changes)) > 1:
             mark_as_local(connection)
+        elif len(self.ddl_nodes()) > 1:
+            mark_version_as_local(connection)
+        # Rows that this session changed before would count as the revision's.
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
 
     @staticmethod
     def register_commands(app: Typer) -> None:
-        """Add the command that compares rows."""
+        """Add the commands that compare and repair rows."""
         from .diff import diff
+        from .repair import repair
 
         app.command()(diff)
+        app.command()(repair)
 
     def _drain(self, schemas: Sequence[str]) -> None:
         """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
@@ -200,7 +277,7 @@ class Topology(BaseTopology):
                 for statement in connection.scalars(text(_DELETE_ROWS), {"schemas": list(schemas)}).all():
                     connection.exec_driver_sql(statement)
                 connection.execute(text("RESET session_replication_role"))
-                connection.execute(text("SELECT pg_replication_origin_session_reset()"))
+                connection.execute(text(_RESET_ORIGIN))
 
     def _name_in_mesh(self, node: str) -> str:
         """Return the name that Spock has for a node, which may differ from the one in the settings."""
@@ -218,6 +295,15 @@ class Topology(BaseTopology):
             # A procedure that commits while it waits, for up to a second, so it runs only outside a transaction block.
             return bool(self.connections[receiver].scalar(text(_SPOCK_HAS_APPLIED), values))
         return False
+
+    def _blocking(self, node: str) -> list[str]:
+        """Return the sessions of a node that hold a lock that a change from another node waits for."""
+        rows = self.connections[node].execute(text(_BLOCKING))
+        return [
+            f"pid {row.pid} ({row.application or 'no application name'}, {row.state} since {row.since}) blocks the "
+            "changes: end its transaction"
+            for row in rows
+        ]
 
     def apply_errors(self) -> dict[str, int]:
         """Return how often each link has failed to apply a change."""
@@ -251,15 +337,32 @@ def mark_as_local(connection: Connection) -> None:
     Needs EXECUTE on these functions, as a superuser and the owner of the tables have it. Only one session of a node can
     do it at a time.
     """
-    create = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
-    connection.execute(text(create))
-    connection.execute(text("SELECT pg_replication_origin_session_setup('migrate')"))
+    connection.execute(text(_CREATE_ORIGIN))
+    connection.execute(text(_SET_ORIGIN))
 
 
-def left_out_tables(connection: Connection) -> list[tuple[str, str]]:
+def uncarried_tables(connection: Connection) -> list[tuple[str, str]]:
     """Return the tables that no link carries, or only in part, though it could, each with the statement that helps."""
     rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))
     return [(f"{schema}.{table}", mend) for schema, table, mend in rows if schema not in Topology.system_schemas]
+
+
+def mark_version_as_local(connection: Connection) -> None:
+    """Keep what this session writes to Alembic's table from being replicated, as `mark_as_local` does for all.
+
+    A node whose entry was written there would count a conflict for one that comes from another node.
+    """
+    connection.execute(text(_CREATE_ORIGIN))
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def set_origin(_connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
+        if _WRITES_VERSION.match(statement):
+            cursor.connection.execute(_SET_ORIGIN)
+
+    @event.listens_for(connection, "after_cursor_execute")
+    def reset_origin(_connection: Connection, cursor: Any, statement: str, *_rest: Any) -> None:
+        if _WRITES_VERSION.match(statement):
+            cursor.connection.execute(_RESET_ORIGIN)
 
 
 def _position(connection: Connection) -> str:
@@ -267,6 +370,14 @@ def _position(connection: Connection) -> str:
     position = "spock.sync_event()" if has_spock(connection) else "pg_current_wal_flush_lsn()"
     return str(connection.scalar(text(f"SELECT {position}")))
 
+
+_CREATE_ORIGIN = "SELECT pg_replication_origin_create('migrate') WHERE pg_replication_origin_oid('migrate') IS NULL"
+
+_SET_ORIGIN = "SELECT pg_replication_origin_session_setup('migrate')"
+
+_RESET_ORIGIN = "SELECT pg_replication_origin_session_reset()"
+
+_WRITES_VERSION = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM) alembic_version\b")
 
 _DELETE_ROWS = (
     "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
@@ -311,6 +422,16 @@ _FAILURE = re.compile(
     r'[^\n]*CONTEXT: [^\n]*replication origin "pg_(?P<oid>\d+)"[^\n]*finished at (?P<lsn>[0-9A-F]+/[0-9A-F]+)'
 )
 """Entry of a server's log for a change that could not be applied."""
+
+_BLOCKING = """
+    SELECT pid, application_name AS application, state, date_trunc('second', xact_start)::text AS since
+    FROM pg_stat_activity
+    WHERE pid IN (
+        SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
+        WHERE backend_type ~ '^(logical replication|spock)' AND datname = current_database()
+    ) AND backend_type = 'client backend'
+    ORDER BY xact_start
+"""
 
 _REFRESH_LINKS = """
     SELECT format('ALTER SUBSCRIPTION %I REFRESH PUBLICATION WITH (copy_data = false)', subname) FROM pg_subscription

@@ -1,8 +1,16 @@
 """The servers as the operations see them: independent of each other, each with the databases of some tenants."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import URL
 from typer import Typer
 
 from .base import BaseTopology
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 
 class Topology(BaseTopology):
@@ -14,6 +22,15 @@ class Topology(BaseTopology):
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", f"an UNLOGGED table: {unlogged_tables}"),
         (r"(CREATE|ALTER|DROP) (DATABASE|ROLE|USER|TABLESPACE)\b", "roles and databases belong to one server"),
     )
+
+    @staticmethod
+    def versions_of_other_databases(
+        owner_urls: Mapping[str, URL], *, project: Path
+    ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
+        """Return the version of each tenant's database, which is asked itself."""
+        from .tenant_migrations import versions
+
+        return versions(project)
 
     @staticmethod
     def register_commands(app: Typer) -> None:

@@ -14,6 +14,7 @@ ALL: tuple[type[Check], ...] = (
     routing.NobodyMissesTheirOwnWrites,
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     rows.RowsAreTheSame,
     references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,

@@ -13,6 +13,7 @@ ALL: tuple[type[Check], ...] = (
     transactions.InjectedRaceIsSurvived,
     transactions.LostUpdateIsNoticed,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     stand_in.RowsReachEveryNode,
     stand_in.KeysNeverCollide,

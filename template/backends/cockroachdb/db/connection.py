@@ -1,9 +1,11 @@
 """Connections that give up on a silent node, and that lead to CockroachDB only."""
 
 import re
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
+from psycopg import OperationalError
 from psycopg.abc import PQGen
 from psycopg.crdb import AsyncCrdbConnection, CrdbConnection
 from sqlalchemy import Engine, event
@@ -16,6 +18,9 @@ T = TypeVar("T")
 
 GRACE = 5.0
 """Seconds that a silent node gets beyond the server's statement timeout. Arbitrary."""
+
+SETTING = "autocommit_before_ddl"
+"""Setting that is sent with every login; PostgreSQL refuses a login with settings that it does not have."""
 
 
 class TimedConnection(CrdbConnection[Any]):
@@ -66,7 +71,8 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
         return longest + GRACE if longest else 0.0
 
     async def connect_async(*arguments: Any, **parameters: Any) -> AsyncTimedConnection:
-        connection = await AsyncTimedConnection.connect(*arguments, **parameters)
+        with _refused(node):
+            connection = await AsyncTimedConnection.connect(*arguments, **parameters)
         connection.response_timeout = response_timeout(connection.info.options)
         return connection
 
@@ -75,7 +81,8 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
         if dialect.is_async:
             parameters["async_creator_fn"] = connect_async
             return None
-        connection = TimedConnection.connect(*arguments, **parameters)
+        with _refused(node):
+            connection = TimedConnection.connect(*arguments, **parameters)
         connection.response_timeout = response_timeout(connection.info.options)
         return connection
 
@@ -101,6 +108,18 @@ def prepare(engine: Engine, node: str, *, statement_timeout: float) -> None:
                 with suppress(engine.dialect.loaded_dbapi.Error):
                     cursor.execute(f"SET {name} = {value}")
         dbapi_connection.autocommit = False
+
+
+@contextmanager
+def _refused(node: str) -> Iterator[None]:
+    """Raise WrongNode if a login fails by the name of a setting that every CockroachDB node accepts."""
+    try:
+        yield
+    except OperationalError as error:
+        if f'"{SETTING}"' not in str(error):
+            raise
+        message = f"{node} is not CockroachDB: the server refuses the setting {SETTING}. Correct the URL"
+        raise WrongNode(message, node=node) from error
 
 
 def _seconds(duration: tuple[str, str]) -> float:

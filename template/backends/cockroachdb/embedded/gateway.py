@@ -21,7 +21,7 @@ from contextlib import suppress
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 """Request codes (https://www.postgresql.org/docs/current/protocol-message-formats.html)."""
 
-UNKNOWN_TO_POSTGRESQL = ("default_transaction_use_follower_reads",)
+UNKNOWN_TO_POSTGRESQL = ("default_transaction_use_follower_reads", "autocommit_before_ddl")
 """Options that only CockroachDB has, which are dropped. A stale read then returns current data."""
 
 VERSION = "stand-in for CockroachDB v25.4.0: PostgreSQL {}"

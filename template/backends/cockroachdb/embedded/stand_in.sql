@@ -20,7 +20,8 @@ DO $$
 BEGIN
     EXECUTE format(
         'CREATE OR REPLACE VIEW information_schema.columns AS SELECT c.*, ''NO''::text AS is_hidden, '
-        'c.data_type::text AS crdb_sql_type, NULL::text AS column_comment FROM (%s) AS c',
+        'CASE WHEN c.data_type = ''ARRAY'' THEN substr(c.udt_name, 2) || ''[]'' ELSE c.data_type END AS crdb_sql_type, '
+        'NULL::text AS column_comment FROM (%s) AS c',
         rtrim(pg_get_viewdef('information_schema.columns'::regclass), ';')
     );
 END

@@ -16,6 +16,7 @@ ALL: tuple[type[Check], ...] = (
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     references.EveryReferenceLeadsToARow,
+    nodes.ModelsAreMigrated,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,
     concurrency.LedgerStaysBalanced,

@@ -29,8 +29,6 @@ from .connections import Unreachable, engine_for
 from .migrate import applied, find_path, load_config, only, resolve, version_of
 from .topology import Topology
 
-FOLDER = "migrations"
-
 
 @dataclass(frozen=True)
 class History:
@@ -118,20 +116,20 @@ def histories(owner_urls: Mapping[str, URL], *, folder: Path | None = None, proj
     Args:
         owner_urls: the nodes, for the role that owns what is created.
         folder: folder of the SQLite files; None: that of the settings.
-        project: the folder of `alembic.ini`.
+        project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
 
     Raises:
-        MigrationError: this is no project's folder, or the settings do not name the node of a database.
+        MigrationError: the settings do not name the node of a database.
     """
-    load_config(project)
+    folder_of_all = Path(load_config(project).get_main_option("script_location") or "")
     found = []
     for database in DATABASES:
-        revisions = project / FOLDER / database.name
+        revisions = folder_of_all / database.name
         if not revisions.is_dir():
             continue
         if database.node is not None and database.node not in owner_urls:
             raise MigrationError(f"{database.name} lives on {database.node}, and no URL of that node is known")
-        scripts = ScriptDirectory(str(project / FOLDER), version_locations=[str(revisions)])
+        scripts = ScriptDirectory(str(folder_of_all), version_locations=[str(revisions)])
         url = owner_urls[database.node] if database.node is not None else None
         file = (folder or Settings().sqlite_folder) / f"{database.name}.sqlite3"
         found.append(History(database, scripts, url, file))
@@ -151,7 +149,7 @@ def migrate(
     Args:
         owner_urls: the nodes, for the role that owns what is created.
         folder: folder of the SQLite files; None: that of the settings.
-        project: the folder of `alembic.ini`.
+        project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
         on_step: called for each revision before it runs.
         wait: time in seconds to wait for another migration of a database to end.
 

@@ -11,6 +11,7 @@ ALL: tuple[type[Check], ...] = (
     constraints.KeysAndConstraintsHoldOnManyNodes,
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    nodes.ModelsAreMigrated,
     rows.RowsAreTheSame,
     references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from ...topology import has_spock, left_out_tables
+from ...topology import has_spock, uncarried_tables
 from ..check import Check, CheckContext, CheckResult, judge
 from .links import LinksCheck
 from .replication import NodeLossCheck
@@ -99,7 +99,7 @@ class EveryTableIsReplicated(Check):
         with context.topology() as topology:
             for node, connection in topology.connections.items():
                 problems += [f"{node}: {table}: {reason}" for table, reason in topology.unreplicable_tables(connection)]
-                for table, add in left_out_tables(connection):
+                for table, add in uncarried_tables(connection):
                     problems.append(f"{node}: {table} is carried by no link: {add}")
                 carried = connection.execute(text(_SPOCK_CARRIED if has_spock(connection) else _NATIVE_CARRIED))
                 problems += [f"{node}: {cause}: {mend}" for cause, mend in carried]

@@ -40,7 +40,8 @@ GRANT CONNECT ON DATABASE :"database" TO "replication";
 
 -- Without DDL replication a revision runs on every node, and keeps its entry in Alembic's table there.
 GRANT EXECUTE ON FUNCTION
-  pg_replication_origin_create(text), pg_replication_origin_oid(text), pg_replication_origin_session_setup(text)
+  pg_replication_origin_create(text), pg_replication_origin_oid(text), pg_replication_origin_session_setup(text),
+  pg_replication_origin_session_reset()
   TO :"owner";
 
 CREATE EXTENSION IF NOT EXISTS spock;

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import Down, Yes, confirm_loss, operations_urls, out, talk
+from .console import Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, talk
 from .migrate import Loss
 from .moving import move as move_tenant
 from .moving import undo as undo_move
@@ -140,6 +140,8 @@ def migrate(
     to: Annotated[str, typer.Option(help="A revision; `base` is before the first one.")] = "head",
     down: Down = False,
     yes: Yes = False,
+    contract: Contract = False,
+    wait: Wait = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Number of tenants at the same time.")] = PROCESSES,
 ) -> None:
     """Migrate every tenant to one revision; run again to continue with those that are behind."""
@@ -157,7 +159,17 @@ def migrate(
             confirm_loss(str(loss), to, yes=yes)
             bar.start()
 
-        outcomes = migrate_all(admin, target=to, down=down, names=names, at_once=at_once, on_done=show, confirm=confirm)
+        outcomes = migrate_all(
+            admin,
+            target=to,
+            down=down,
+            contract=contract,
+            wait=wait,
+            names=names,
+            at_once=at_once,
+            on_done=show,
+            confirm=confirm,
+        )
     behind = stragglers(outcomes)
     done = sum(outcome.moved for outcome in outcomes)
     rest = len(outcomes) - len(behind) - done

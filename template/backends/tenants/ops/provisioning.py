@@ -5,6 +5,7 @@ is finished, or undone, by running it again. A lock in the registry keeps two co
 """
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class TenantAdmin:
     application: str
     """Role of the application, which may read the registry."""
     project: Path = Path()
-    """Folder of `alembic.ini`."""
+    """Folder with an `alembic.ini` for this program; else the revisions are those of the package."""
     owners: Mapping[str, URL] = field(kw_only=True)
     """URL of each server for the role that owns what is in the databases of the tenants and migrates them."""
     secret: str = field(kw_only=True, repr=False)
@@ -122,14 +123,22 @@ class TenantAdmin:
             return look_up(registry, name)
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[Connection]:
-        """Keep other commands from a tenant; yield the connection to the registry, which has the lock."""
+    def lock(self, name: str, *, wait: float = 0.0) -> Iterator[Connection]:
+        """Keep other commands from a tenant; yield the connection to the registry, which has the lock.
+
+        Args:
+            name: name of the tenant.
+            wait: time in seconds to wait for another command to end.
+        """
         check_name(name)
+        deadline = time.monotonic() + wait
         with self._on_registry(statement_timeout=0) as registry:
             # A lost connection releases the lock.
             keys = {"lock": LOCK, "name": name}
-            if not registry.scalar(text("SELECT pg_try_advisory_lock(:lock, hashtext(:name))"), keys):
-                raise TenantError(f"another command is working on {name}; wait for it to end")
+            while not registry.scalar(text("SELECT pg_try_advisory_lock(:lock, hashtext(:name))"), keys):
+                if time.monotonic() > deadline:
+                    raise TenantError(f"another command is working on {name}; wait for it to end")
+                time.sleep(0.2)
             try:
                 yield registry
             finally:
@@ -272,14 +281,31 @@ class TenantAdmin:
         with self.in_database(server, name) as inside:
             tenant_server.grant_privileges(inside, name, owner)
 
-    def migrate(self, server: str, name: str, target: str, *, down: bool = False) -> str:
+    def migrate(
+        self,
+        server: str,
+        name: str,
+        target: str,
+        *,
+        down: bool = False,
+        contract: bool = False,
+        wait: float = 0.0,
+    ) -> str:
         """Migrate a tenant's database to a revision, or to `head`; return the revision, or raise `MigrationError`.
 
-        A revision behind the one the database is at needs `down`.
+        A revision behind the one the database is at needs `down`; for the other options see `migrate.migrate`.
         """
         urls, owner_urls = {server: self.database_url(server, name)}, {server: self.owner_url(server, name)}
         with _alembic:
-            return runner.migrate(urls, owner_urls=owner_urls, target=target, down=down, project=self.project)
+            return runner.migrate(
+                urls,
+                owner_urls=owner_urls,
+                target=target,
+                down=down,
+                contract=contract,
+                wait=wait,
+                project=self.project,
+            )
 
     def remove_leftovers(self, registry: Connection, found: Placement) -> Placement:
         """Remove what a move has left on another server, and return the placement then."""

@@ -7,14 +7,17 @@ that was interrupted is simply repeated: tenants that are at the revision alread
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from alembic.script import ScriptDirectory
 
 from ..db.retry import first_line
 from ..db.tenants.placement import Placement, TenantState
+from ..settings import Settings
 from .base import MigrationError
 from .connections import Unreachable
 from .migrate import Loss, applied, find_loss, find_path, load_config, resolve, version_of
@@ -44,6 +47,8 @@ def migrate_all(
     *,
     target: str = "head",
     down: bool = False,
+    contract: bool = False,
+    wait: float = 0.0,
     names: Iterable[str] | None = None,
     at_once: int = PROCESSES,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
@@ -57,6 +62,8 @@ def migrate_all(
         admin: the tenants' admin.
         target: a revision of `migrations/versions`, or `head`.
         down: undo the revisions that follow `target`; without it, a tenant that has them is left as it is.
+        contract: run revisions with `contract = True`, which take away what earlier code may use.
+        wait: time in seconds to wait for another command on a tenant to end.
         names: names of the tenants; None: all.
         at_once: number of tenants at the same time.
         on_done: called with each outcome.
@@ -75,7 +82,8 @@ def migrate_all(
     if down:
         _confirm(admin, tenants, revision, confirm)
     outcomes = []
-    for outcome in _migrate_each(admin, tenants, revision, down, at_once):
+    migrate_tenant = partial(migrate_one, admin, revision=revision, down=down, contract=contract, wait=wait)
+    for outcome in _migrate_each(admin, tenants, migrate_tenant, at_once):
         outcomes.append(outcome)
         on_done(outcome)
     return sorted(outcomes, key=lambda outcome: outcome.name)
@@ -98,11 +106,18 @@ def describe(behind: Iterable[Outcome]) -> str:
     )
 
 
-def migrate_one(admin: TenantAdmin, name: str, revision: str, down: bool = False) -> Outcome:
+def migrate_one(
+    admin: TenantAdmin,
+    name: str,
+    revision: str,
+    down: bool = False,
+    contract: bool = False,
+    wait: float = 0.0,
+) -> Outcome:
     """Migrate one tenant; a failure is returned, not raised."""
     server, at = "", None
     try:
-        with admin.lock(name) as registry:
+        with admin.lock(name, wait=wait) as registry:
             found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
             server, at = found.server, found.revision
             at = _version(admin, server, name)
@@ -112,7 +127,7 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str, down: bool = False
                 return Outcome(name, server, revision)
             change(registry, name, revision=None)
             try:
-                admin.migrate(server, name, revision, down=down)
+                admin.migrate(server, name, revision, down=down, contract=contract, wait=wait)
             finally:
                 at = None
                 # The last of several revisions may have failed.
@@ -121,6 +136,22 @@ def migrate_one(admin: TenantAdmin, name: str, revision: str, down: bool = False
             return Outcome(name, server, at, moved=True)
     except FAILURES as error:
         return Outcome(name, server, at, first_line(error))
+
+
+def versions(project: Path) -> dict[str, tuple[ScriptDirectory, str, str | None]]:
+    """Return the revisions, the version, and the reason if that is unknown, of each tenant in the registry."""
+    admin = TenantAdmin.from_settings(Settings(), project)
+    scripts = ScriptDirectory.from_config(load_config(project))
+
+    def look(found: Placement) -> tuple[ScriptDirectory, str, str | None]:
+        try:
+            return scripts, _version(admin, found.server, found.name), None
+        except FAILURES as error:
+            return scripts, "", first_line(error)
+
+    tenants = [found for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+    with ThreadPoolExecutor(PROCESSES) as threads:
+        return dict(zip([found.name for found in tenants], threads.map(look, tenants), strict=True))
 
 
 def _version(admin: TenantAdmin, server: str, name: str) -> str:
@@ -163,7 +194,7 @@ def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
 
 
 def _migrate_each(
-    admin: TenantAdmin, tenants: Sequence[Placement], revision: str, down: bool, at_once: int
+    admin: TenantAdmin, tenants: Sequence[Placement], migrate_tenant: Callable[[str], Outcome], at_once: int
 ) -> Iterator[Outcome]:
     silent = _silent(admin, {found.server for found in tenants})
     for found in tenants:
@@ -172,13 +203,13 @@ def _migrate_each(
     names = [found.name for found in tenants if found.server not in silent]
     workers = min(at_once, len(names))
     if workers <= 1:
-        yield from (migrate_one(admin, name, revision, down) for name in names)
+        yield from map(migrate_tenant, names)
         return
     # Forked from a server process, because this one may have threads and connections.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(migrate_one, admin, name, revision, down) for name in names]
+        futures = [pool.submit(migrate_tenant, name) for name in names]
         try:
             yield from (future.result() for future in as_completed(futures))
         except BaseException:

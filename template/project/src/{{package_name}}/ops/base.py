@@ -7,21 +7,31 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, MetaData, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
 
+from . import indexes
+from .effects import Effect
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+
 Lock: TypeAlias = Literal["migration", "verify"]
 """Lock that one process can have."""
 
-Changes: TypeAlias = Literal["schema", "data"]
-"""Subject of a revision, `changes` in its file; never both."""
+Changes: TypeAlias = Literal["schema", "data", "indexes"]
+"""Subject of a revision, `changes` in its file: the schema, rows, or indexes without blocking writers."""
+
+Pause: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Function that keeps clients from writing within a block, which begins when every node has what they wrote."""
 
 
 class OperationError(Exception):
@@ -79,6 +89,8 @@ class BaseTopology:
 
     system_schemas: ClassVar[frozenset[str]] = frozenset()
     """Schemas that belong to the software of the cluster, not to the application."""
+    link_extensions: ClassVar[frozenset[str]] = frozenset()
+    """Extensions of the server that link nodes, which a scratch database must not have."""
     nodes_without_models: ClassVar[frozenset[str]] = frozenset()
     """Nodes whose database does not hold the tables of models.py."""
     unlogged_tables: ClassVar[str] = "a crash of its server empties it"
@@ -87,6 +99,16 @@ class BaseTopology:
     """Statements that no revision may contain: a pattern for the result of `without_literals`, and the reason."""
     refused_in: ClassVar[Mapping[Changes, Sequence[tuple[str, str]]]] = {}
     """Statements that a revision with this subject must not contain."""
+    each_node_computes: ClassVar[bool] = False
+    """True if each node computes the default of a new column for the rows there are, so that functions can differ."""
+    refused_effects: ClassVar[Mapping[str, str]] = {}
+    """Effects of a revision that cannot be had, by their kind, each with the reason and the way out."""
+    paused_effects: ClassVar[Mapping[str, str]] = {}
+    """Effects that only a revision with `contract = True` may have, by their kind, each with reason and way out."""
+    can_rehearse: ClassVar[bool] = True
+    """True if a transaction shows its locks and its schema changes, so that `migrate --plan` can rehearse revisions."""
+    followers: ClassVar[str] = "{} gets it, too"
+    """Description of how the nodes in the braces get what a revision changes on the others."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
 
@@ -142,14 +164,32 @@ class BaseTopology:
         """Return the tables whose rows can be lost or stay behind, each with the reason."""
         return [(table, f"it is UNLOGGED: {self.unlogged_tables}") for table in connection.scalars(text(_UNLOGGED))]
 
+    def left_out_tables(self) -> list[tuple[str, str]]:
+        """Return the nodes and the tables, with their schemas, that no link of the node carries though it could."""
+        return []
+
     def refusal(self, statement: str, changes: Changes) -> str | None:
         """Return why a revision with this subject must not send `statement`, one or several; None if it may."""
         for plain in split_statements(statement):
+            if changes == "indexes" and " ALEMBIC_VERSION" not in plain and not indexes.ALLOWED.match(plain):
+                return indexes.NOT_ALLOWED
             of_kind = () if " ALEMBIC_VERSION" in plain else self.refused_in.get(changes, ())
             for pattern, reason in (*self.refused, *of_kind):
                 if re.match(pattern, plain):
                     return reason
         return None
+
+    def effect_refusal(self, effect: Effect, *, contract: bool) -> str | None:
+        """Return why a revision must not have an effect; None if it may. `contract`: clients do not write meanwhile."""
+        return self.refused_effects.get(effect.kind) or (None if contract else self.paused_effects.get(effect.kind))
+
+    def pausable_writes(self, owners: Mapping[str, Connection]) -> AbstractContextManager[Pause]:
+        """Prepare to pause the writes of clients: needed where a row on its way can meet another schema.
+
+        Args:
+            owners: connections to the same nodes, in autocommit, as the owner of the tables.
+        """
+        return nullcontext(nullcontext)
 
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
         """Return the tables whose rows this transaction, of a revision, must not have changed, each with the reason."""
@@ -203,6 +243,9 @@ class BaseTopology:
             held.callback(_unlock, connection, key)
         return None
 
+    def check_peers(self, nodes: int) -> None:
+        """Raise MigrationError if the connected nodes have more peers than the number of nodes that are configured."""
+
     def revision_nodes(self, changes: Changes) -> list[str]:
         """Return the nodes on which a revision has to be run for every node to have what it changes."""
         return self.ddl_nodes()
@@ -218,9 +261,12 @@ class BaseTopology:
         run()
 
     @staticmethod
-    def autogenerate_options() -> dict[str, Any]:
-        """Return the options of Alembic's context with which a new revision is written."""
-        return {}
+    def refuse_models(models: Sequence[MetaData]) -> None:
+        """Raise MigrationError if the nodes cannot hold the tables of the models, before a revision is written."""
+
+    @staticmethod
+    def load_comparison() -> None:
+        """Import the class with which Alembic compares models and database, if it is another one than PostgreSQL's."""
 
     @staticmethod
     def migrate_other_databases(
@@ -229,6 +275,16 @@ class BaseTopology:
         """Migrate the databases that do not hold the models' tables; return the revision of each by its name.
 
         `wait` is the time in seconds to wait for another migration.
+        """
+        return {}
+
+    @staticmethod
+    def versions_of_other_databases(
+        owner_urls: Mapping[str, URL], *, project: Path
+    ) -> dict[str, tuple["ScriptDirectory", str, str | None]]:
+        """Return the revisions and the version of each database that does not hold the models' tables.
+
+        The third element is the reason why the version, empty then, is unknown.
         """
         return {}
 

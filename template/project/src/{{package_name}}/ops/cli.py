@@ -15,13 +15,14 @@ from ..db import Backend, BadRow, Database, Progress, bulk_load
 from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
-from . import BACKEND, PROGRAM, PURPOSE
+from . import BACKEND, PURPOSE
 from .base import MigrationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Down, Yes, confirm_loss, operations_urls, out, print_status, talk
+from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
 from .file_reader import FileReader, InputError
 from .topology import Topology
+from .version_commands import register as register_version_commands
 
 Kind = Annotated[str | None, typer.Option("--cluster", help=f"Kind of the local cluster: {' or '.join(DRIVERS)}.")]
 
@@ -99,7 +100,11 @@ def migrate(
     ] = "head",
     down: Down = False,
     yes: Yes = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")] = 0,
+    contract: Contract = False,
+    wait: Wait = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
@@ -111,11 +116,18 @@ def migrate(
     urls = operations_urls()
     if down and to == "head":
         raise MigrationError("--down needs a target: -1, a revision, or `base`")
+    if plan or sql or as_json:
+        from .plan import make_plan
+
+        planned = make_plan(urls.admin, owner_urls=urls.owner, target=to, down=down, rehearse=not sql)
+        print(planned.json() if as_json else "\n".join(planned.sql() if sql else planned.lines()))
+        return
     revision = runner.migrate(
         urls.admin,
         owner_urls=urls.owner,
         target=to,
         down=down,
+        contract=contract,
         wait=wait,
         on_step=show,
         confirm=lambda loss: confirm_loss(str(loss), to, yes=yes),
@@ -131,19 +143,23 @@ def migrate(
 def revision(
     message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")],
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
+    change: Annotated[
+        str | None,
+        typer.Option("--expand-contract", metavar="CHANGE", help="Write the steps for a column: `help` lists them."),
+    ] = None,
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
-    from alembic import command
-    from alembic.util import CommandError
+    from .autogenerate import write_revision
+    from .expand_contract import write_steps
 
-    from .migrate import load_config
-
-    operations_urls()
-    try:
-        command.revision(load_config(), message=message, autogenerate=not empty)
-    except CommandError as error:
-        remedy = f" Run `{PROGRAM} migrate` first." if "not up to date" in str(error) else ""
-        raise MigrationError(f"{error}{remedy}") from error
+    urls = operations_urls()
+    files = write_revision(message, empty=empty) if change is None else write_steps(urls.owner, change, message)
+    for file in files:
+        print(file)
+    if not files:
+        talk.print(
+            "[green]nothing to write[/]: the database has what the models have; --empty writes a revision anyway"
+        )
 
 
 @app.command()
@@ -213,10 +229,11 @@ def verify(
     if as_json:
         print(report.as_json(result, BACKEND))
     else:
-        report.print_table(result, out)
+        report.print_report(result, out)
     if junit is not None:
         junit.write(report.as_junit(result))
     raise typer.Exit(0 if result.passed else 1)
 
 
+register_version_commands(app)
 Topology.register_commands(app)

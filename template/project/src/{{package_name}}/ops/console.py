@@ -25,6 +25,10 @@ from .cluster.drivers import open_cluster
 
 Down: TypeAlias = Annotated[bool, typer.Option("--down", help="Undo revisions; you are shown what is lost.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", help="Undo without the question; needed without a terminal.")]
+Contract: TypeAlias = Annotated[
+    bool, typer.Option("--contract", help="Also run revisions that take away what earlier code uses.")
+]
+Wait: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")]
 
 out = Console(highlight=False)
 talk = Console(stderr=True, highlight=False)

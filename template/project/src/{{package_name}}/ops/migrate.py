@@ -30,11 +30,16 @@ from ..urls import URL_SCHEME
 from . import PROGRAM
 from .base import Changes, MigrationError, Step
 from .connections import connect_all, engine_for
+from .effects import Catalogue, compare, read_catalogue
+from .indexes import drop_leftovers
 from .privileges import protect_version_table
 from .topology import Topology
 
 COUNTED_ROWS = 1_000_000
 """Limit on the rows that are counted in a table that would be lost; counting more would take minutes."""
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+"""Folder of the revisions, in the package, so that they are installed with it."""
 
 SCRATCH_PREFIX = "_verify_"
 """Prefix of the schemas that `verify` makes and drops; they belong to no migration."""
@@ -56,11 +61,14 @@ class Loss:
 
 
 def load_config(project: Path = Path()) -> Config:
-    """Return Alembic's configuration of this project; raise MigrationError if this is not its folder."""
+    """Return Alembic's configuration: that of a folder with an `alembic.ini` for this program, or the package's own."""
     file = project / "alembic.ini"
-    if not file.exists():
-        raise MigrationError(f"there is no alembic.ini in {project.resolve()}: run this in the project's folder")
-    return Config(file)
+    if file.exists() and (config := Config(file)).get_main_option("program") == PROGRAM:
+        return config
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 def migrate(
@@ -69,6 +77,7 @@ def migrate(
     owner_urls: Mapping[str, URL],
     target: str = "head",
     down: bool = False,
+    contract: bool = False,
     wait: float = 0.0,
     project: Path = Path(),
     on_step: Callable[[Step], None] = lambda step: None,
@@ -79,11 +88,12 @@ def migrate(
     Args:
         admin_urls: the nodes, for a role that may read and change the state of replication.
         owner_urls: the same nodes, for the role that runs the revisions and owns what they create.
-        target: a revision of `migrations/versions`, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
+        target: a revision of the project, `head`, `heads` or `base`; `+1` or `-1` counts revisions from
             where the nodes are.
         down: undo the revisions that follow `target`; without it, a target behind the nodes is refused.
+        contract: run revisions with `contract = True`, which take away what earlier code may use.
         wait: time in seconds to wait for another migration to end.
-        project: the folder of `alembic.ini`.
+        project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
         on_step: called for each revision on each node before it runs.
         confirm: called before the first revision is undone, with what that deletes; it raises to prevent it.
 
@@ -96,21 +106,29 @@ def migrate(
     config = load_config(project)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
     owner_urls = {node: owner_urls[node] for node in admin_urls}
+    scripts = _load_scripts(config)
+    # Imported here, because it imports this module.
+    from .glance import version_if_reached
+
+    if reached := version_if_reached(admin_urls, owner_urls=owner_urls, scripts=scripts, target=target):
+        return reached
     with (
         connect_all(admin_urls, statement_timeout=60, pinned=True) as links,
         connect_all(owner_urls, statement_timeout=60) as connections,
     ):
         topology = Topology(links)
         with topology.migration_lock(wait=wait):
+            topology.check_peers(len(connections))
             with ExitStack() as unused:
                 if topology.try_lock(unused, "verify") is None and (left := scratch_schemas(topology)):
                     drop_scratch(topology, left)
             topology.wait_for_catchup()
             try:
-                scripts = ScriptDirectory.from_config(config)
                 run = _Run(config, scripts, owner_urls, topology, connections, on_step)
                 found = [applied(scripts, version_of(connection)) for connection in connections.values()]
                 path = find_path(scripts, found, target, down=down)
+                if not contract and any(found):
+                    _refuse_contracts(path)
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
                 if undone := [script for script, back in path if back]:
@@ -125,35 +143,48 @@ def migrate(
                 keys.set_sequence_node(connections[node], topology.node_number(node))
             for node in topology.ddl_nodes():
                 protect_version_table(connections[node])
+            prove_replication(topology)
             return prove_agreement(connections)
 
 
 def run_environment(*tables: MetaData) -> None:
-    """Run Alembic's command, with the tables that a new revision is to create: the whole of `migrations/env.py`.
+    """Run Alembic's command, with the tables that a new revision is to create: the whole of `env.py`.
 
-    It runs on the connection of `migrate`, or else on the first configured node, where it may only compare and look.
+    It runs on the connection of `migrate`, or else on the first configured node that takes schema changes, where it may
+    only compare and look.
     """
+    # Imported here, because it imports Alembic's autogenerate, which `migrate` does without.
+    from . import autogenerate
 
     def refuse(*_: Any, **__: Any) -> None:
         raise CommandError(f"this would migrate one node of several: run `{PROGRAM} migrate`")
 
     if context.is_offline_mode():
         raise CommandError("there is no offline mode: the statements for a node depend on its state")
-    options = {"target_metadata": list(tables), **Topology.autogenerate_options()}
+    Topology.load_comparison()
+    options: dict[str, Any] = {}
     connection = context.config.attributes.get("connection")
     with ExitStack() as stack:
         if connection is None:
             settings = Settings()
             if not settings.owner_nodes:
                 raise CommandError(f"no node is configured for the owner of the tables: run `{PROGRAM} up` first")
-            url = next(iter(settings.owner_urls().values()))
+            url = settings.owner_urls()[node_to_compare(settings.admin_urls())]
             connection = stack.enter_context(engine_for(url).connect())
             options["on_version_apply"] = refuse
             # Alembic creates its version table before the first revision; this transaction is rolled back.
             connection.begin()
-        context.configure(connection=connection, **options)
+        compared = autogenerate.options(connection, tables)
+        context.configure(connection=connection, **compared, **options)
         with context.begin_transaction():
             context.run_migrations()
+
+
+def node_to_compare(admin_urls: Mapping[str, URL]) -> str:
+    """Return a node that has the models' tables and takes schema changes."""
+    urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
+    with connect_all(urls, pinned=True) as connections:
+        return Topology(connections).ddl_nodes()[0]
 
 
 def scratch_schemas(topology: Topology) -> list[str]:
@@ -173,6 +204,21 @@ def drop_scratch(topology: Topology, schemas: Sequence[str]) -> None:
             # A session of the killed run ends with its present statement.
             if sqlstate_of(error) != "55P03" or time.monotonic() > deadline:
                 raise
+
+
+def prove_replication(topology: Topology) -> None:
+    """Raise MigrationError if the rows of a table do not reach every node."""
+    if topology.left_out_tables():
+        # A link that was not told of a table is told then.
+        topology.wait_for_ddl()
+    left_out = [
+        f"{table} ({node})" for node, table in topology.left_out_tables() if not table.startswith(SCRATCH_PREFIX)
+    ]
+    if left_out:
+        raise MigrationError(
+            f"no link carries {', '.join(left_out[:5])}, so rows stay on their node. Add the table to what every node "
+            f"replicates, and run `{PROGRAM} migrate` again"
+        )
 
 
 def prove_agreement(connections: Mapping[str, Connection]) -> str:
@@ -294,11 +340,16 @@ def find_path(
 
 
 def only(
-    scripts: ScriptDirectory, script: Script, *, back: bool
+    scripts: ScriptDirectory, script: Script, *, back: bool, recorded_only: bool = False
 ) -> Callable[[Sequence[str], MigrationContext], list[RevisionStep]]:
-    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already."""
+    """Return the function that lets Alembic run, or undo, one revision, and none if that is done already.
+
+    With `recorded_only` the version changes, and nothing else.
+    """
     make = MigrationStep.downgrade_from_script if back else MigrationStep.upgrade_from_script
     step = make(scripts.revision_map, script)
+    if recorded_only:
+        step.migration_fn = lambda **_: None
 
     def steps(heads: Sequence[str], context: MigrationContext) -> list[RevisionStep]:
         if context.connection is not None:
@@ -342,6 +393,15 @@ def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
     return [statement for part in written if (statement := part.strip())]
 
 
+def _load_scripts(config: Config) -> ScriptDirectory:
+    try:
+        scripts = ScriptDirectory.from_config(config)
+        scripts.get_heads()
+    except (CommandError, RevisionError) as error:
+        raise MigrationError(str(error)) from error
+    return scripts
+
+
 @dataclass
 class _Run:
     config: Config
@@ -352,33 +412,100 @@ class _Run:
     on_step: Callable[[Step], None]
 
     def step(self, script: Script, back: bool) -> None:
-        changes: Changes = getattr(script.module, "changes", "schema")
-        for node in self.topology.revision_nodes(changes):
-            # A node may be ahead of the others: an earlier run was interrupted between them.
-            if (script.revision in applied(self.scripts, version_of(self.connections[node]))) == back:
-                self.on_step(Step(script.revision, script.doc, node, back))
-                self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
-        self.topology.wait_for_ddl()
+        changes = changes_of(script)
+        left = self._left(script, back)
+        # A node may be ahead of the others: an earlier run was interrupted between them. They have its rows, then.
+        is_done = changes == "data" and len(left) < len(self.topology.ddl_nodes())
+        with ExitStack() as stack:
+            if changes == "schema" and (back or is_contract(script)):
+                pause = stack.enter_context(self.topology.pausable_writes(self.connections))
+                stack.enter_context(pause())
+            for node in self.topology.revision_nodes(changes):
+                if node in left and not is_done:
+                    self.on_step(Step(script.revision, script.doc, node, back))
+                    self.topology.run_revision(partial(self._run, script, back, node, changes), node, changes)
+            self.topology.wait_for_ddl()
+        for node in self._left(script, back) if changes == "data" else ():
+            self._run(script, back, node, "schema", recorded_only=True)
 
-    def _run(self, script: Script, back: bool, node: str, changes: Changes) -> None:
+    def _left(self, script: Script, back: bool) -> list[str]:
+        nodes = self.topology.ddl_nodes()
+        return [node for node in nodes if self._has(node, script) == back]
+
+    def _has(self, node: str, script: Script) -> bool:
+        return script.revision in applied(self.scripts, version_of(self.connections[node]))
+
+    def _run(self, script: Script, back: bool, node: str, changes: Changes, recorded_only: bool = False) -> None:
         with engine_for(self.owner_urls[node], statement_timeout=0).connect() as connection:
+            if changes == "indexes":
+                connection.execution_options(isolation_level="AUTOCOMMIT")
             self.topology.configure_revision(connection, changes)
             connection.commit()
-
-            @event.listens_for(connection, "before_cursor_execute")
-            def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-                if reason := self.topology.refusal(statement, changes):
-                    raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
-
-            @event.listens_for(connection, "commit")
-            def refuse_tables(connection: Connection) -> None:
-                wrong = self.topology.wrongly_changed(connection, changes)
-                for table, reason in (*self.topology.unreplicable_tables(connection), *wrong):
-                    raise MigrationError(f"refused: table {table}: {reason}")
+            if changes == "indexes":
+                drop_leftovers(connection, statements_of(script.module, back=back))
+            guard(connection, self.topology, script, back=back)
+            connection.info["pausable"] = partial(self.topology.pausable_writes, self.connections)
 
             self.config.attributes["connection"] = connection
-            with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
+            steps = only(self.scripts, script, back=back, recorded_only=recorded_only)
+            with EnvironmentContext(self.config, self.scripts, fn=steps):
                 self.scripts.run_env()
+
+
+def guard(connection: Connection, topology: Topology, script: Script, *, back: bool) -> None:
+    """Let a connection refuse what a revision must not do: a statement before it is sent, an effect before COMMIT.
+
+    Args:
+        connection: the connection, of the tables' owner, that the revision runs on, before its first transaction.
+        topology: the nodes.
+        script: the revision.
+        back: it is about to be undone.
+    """
+    changes = changes_of(script)
+
+    def catalogue() -> Catalogue:
+        if changes != "schema" or not topology.refused_effects:
+            return Catalogue({}, {}, {}, {})
+        return read_catalogue(connection, without=topology.system_schemas, rows=True)
+
+    before = catalogue()
+    connection.commit()
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def refuse_statement(_connection: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if reason := topology.refusal(statement, changes):
+            raise MigrationError(f"refused: {shorten(statement, 80)}. Reason: {reason}")
+
+    @event.listens_for(connection, "commit")
+    def refuse_effects(connection: Connection) -> None:
+        wrong = topology.wrongly_changed(connection, changes)
+        for table, reason in (*topology.unreplicable_tables(connection), *wrong):
+            raise MigrationError(f"refused: table {table}: {reason}")
+        for effect in compare(before, catalogue(), nodes=len(topology.connections)):
+            if refusal := topology.effect_refusal(effect, contract=back or is_contract(script)):
+                raise MigrationError(f"refused: {effect}. {refusal}")
+
+
+def changes_of(script: Script) -> Changes:
+    """Return the subject of a revision."""
+    changes: Changes = getattr(script.module, "changes", "schema")
+    return changes
+
+
+def is_contract(script: Script) -> bool:
+    """Return whether a revision takes away what earlier code may use."""
+    return getattr(script.module, "contract", False) is True
+
+
+def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
+    for number, (script, back) in enumerate(path):
+        if not back and is_contract(script):
+            earlier = [f"`{PROGRAM} migrate {one.revision}` runs those before it, and " for one, _ in path[:number]]
+            before = earlier[-1] if earlier else ""
+            raise MigrationError(
+                f"revision {script.revision} ({script.doc}) takes away what earlier code may still use: {before}"
+                f"`{PROGRAM} migrate --contract` runs it, once every process has code that does without"
+            )
 
 
 _DELETES = re.compile(

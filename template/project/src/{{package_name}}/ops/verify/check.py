@@ -74,7 +74,7 @@ class CheckContext:
     owner_urls: Mapping[str, URL] = field(kw_only=True)
     """URL of each node for the role that owns the tables."""
     project: Path = Path()
-    """Folder that contains `migrations`."""
+    """Folder with an `alembic.ini` for this program; else the revisions are those of the package."""
     cluster: Cluster | None = None
     """The local cluster, for checks that stop nodes; without it they are skipped."""
     pool: PoolLimits = field(default_factory=PoolLimits)

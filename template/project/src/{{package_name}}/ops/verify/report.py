@@ -1,4 +1,4 @@
-"""The report as a table, as JSON and as JUnit XML."""
+"""The report for people, as JSON and as JUnit XML."""
 
 import json
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -12,20 +12,29 @@ from .check import Report, Status
 COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.SKIP: "cyan"}
 
 
-def print_table(report: Report, console: Console) -> None:
-    """Print a row for each check, and the hint of each check that failed."""
+def print_report(report: Report, console: Console) -> None:
+    """Print each check, as a row on a terminal and as a line elsewhere, and the hint of each that failed."""
+    if console.is_terminal:
+        console.print(_table(report))
+    else:
+        for run in report.runs:
+            line = f"{run.result.status} {run.check.title()}: {run.result.summary} ({run.duration:.2f} s)"
+            console.print(line, markup=False, soft_wrap=True)
+    for run in report.runs:
+        if run.result.status is Status.FAIL and run.check.hint():
+            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False, soft_wrap=True)
+    statuses = [run.result.status for run in report.runs]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
+    console.print(f"{counts}; seed {report.seed}", highlight=False, soft_wrap=True)
+
+
+def _table(report: Report) -> Table:
     columns = ("check", "status", Column("time", justify="right"), Column("result", overflow="fold"))
     table = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for run in report.runs:
         status = f"[{COLOURS[run.result.status]}]{run.result.status}[/]"
         table.add_row(run.check.title(), status, f"{run.duration:.2f} s", escape(run.result.summary))
-    console.print(table)
-    for run in report.runs:
-        if run.result.status is Status.FAIL and run.check.hint():
-            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False)
-    statuses = [run.result.status for run in report.runs]
-    counts = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
-    console.print(f"{counts}; seed {report.seed}", highlight=False)
+    return table
 
 
 def as_json(report: Report, backend: str) -> str:

@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from ....db.retry import first_line
 from ...connections import Unreachable, connect, connect_all
-from ...migrate import differences, load_config, read_schema, resolve, version_of
+from ...migrate import differences, load_config, node_to_compare, read_schema, resolve, version_of
 from ...privileges import quoted
 from ...topology import Topology
+from ...versions import compare_models
 from ..check import Check, CheckContext, CheckResult, judge
 
 
@@ -100,6 +101,22 @@ class SchemaIsTheSame(Check):
         evidence = {"head": head, "revisions": versions, "objects": objects}
         problems += [line + mend(line, schemas) for line in differences(schemas)]
         return judge(problems, f"revision {head}, {min(objects.values())} objects alike", evidence)
+
+
+class ModelsAreMigrated(Check):
+    """The models are what the migrations made.
+
+    Write the missing revision with `revision`, or deploy the version of the application that belongs to the schema.
+    """
+
+    requires = ("EveryNodeAnswers", "SchemaIsTheSame")
+    timeout = 30.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Compare the models with a node, which is at the newest revision."""
+        node = node_to_compare(context.admin_urls)
+        problems = compare_models(context.owner_urls[node], project=context.project)
+        return judge(problems, "no difference", {"node": node})
 
 
 def mend(line: str, schemas: Mapping[str, Mapping[str, str]]) -> str:
