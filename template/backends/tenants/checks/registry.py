@@ -7,7 +7,9 @@ from sqlalchemy import text
 from ....db.tenants.placement import TenantState, database_of
 from ....settings import Settings
 from ...migrate import load_config, load_scripts, resolve, version_of
+from ...privileges import quoted
 from ..check import Check, CheckContext, CheckResult, judge
+from .obstacles import find_obstacles
 from .privileges import compare
 from .probes import admin_of, drop_stale
 from .servers import compare_clocks, read_settings
@@ -69,7 +71,8 @@ class TheRegistryIsTrue(Check):
             elif one.state in (TenantState.ACTIVE, TenantState.SUSPENDED) and database not in databases[one.server]:
                 problems.append(f"{one.name} has no database on {one.server}")
             elif one.state is TenantState.ACTIVE and database in closed[one.server]:
-                problems.append(f"{one.name} is active, and {one.server} does not let it in")
+                mend = f"ALTER ROLE {quoted(database)} LOGIN"
+                problems.append(f"{one.name} is active, and does not get in; on {one.server}: {mend}")
             if one.target:
                 problems.append(f"{one.name} is unfinished: it is on its way from {one.server} to {one.target}")
             elif one.left_on:
@@ -86,7 +89,7 @@ class TheRegistryIsTrue(Check):
 
 
 class EveryTenantHasItsPrivileges(Check):
-    """The role of every tenant has what it needs and no more.
+    """The role of every tenant has what it needs and no more, and nothing takes its rows.
 
     Run the statement of each line in the database of the tenant, as an administrator.
     """
@@ -107,13 +110,32 @@ class EveryTenantHasItsPrivileges(Check):
             with admin.in_database(one.server, one.name) as connection:
                 too_much, too_little = compare(connection, roles)
                 limit = connection.scalar(text(_LIMIT), {"role": roles["application"]})
+                # The number of connections of each tenant is limited on purpose.
+                found = find_obstacles(connection, roles["application"], roles["owner"], (), connections=1)
+            hidden = [row for row in found if row.place == "database"]
+            excess += [f"{one.name}: {row.cause}: {row.mend}" for row in hidden if row.level == "problem"]
+            lacking += [f"{one.name}: {row.cause}: {row.mend}" for row in hidden if row.level == "doubt"]
             excess += [f"{one.name}: {line}" for line in too_much]
             lacking += [f"{one.name}: {line}" for line in too_little]
             if limit == -1:
                 excess.append(f"{one.name} may take every connection of {one.server}: `tenants rotate {one.name}`")
+        for server in admin.servers:
+            with admin.on_server(server) as connection:
+                for database, role in connection.execute(text(_FOREIGN)):
+                    mend = f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM {quoted(role)}"
+                    excess.append(f"{role} may connect to {database}, too much; on {server}: {mend}")
         evidence = {"too_much": excess, "too_little": lacking}
-        return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking[:5])
+        return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking)
 
+
+# The roles of other tenants that may connect to the database of a tenant, whose role has its name.
+_FOREIGN = """
+    SELECT datname::text, rolname::text
+    FROM pg_database CROSS JOIN aclexplode(datacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE privilege_type = 'CONNECT' AND starts_with(datname::text, 't_') AND starts_with(rolname::text, 't_')
+      AND rolname <> datname
+    ORDER BY 1, 2
+"""
 
 _LIMIT = "SELECT rolconnlimit FROM pg_roles WHERE rolname = :role"
 
