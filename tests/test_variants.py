@@ -122,6 +122,7 @@ FILES = """
     tests/runtime/bulk/test_values.py
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
+    tests/runtime/fault.py
     tests/runtime/models.py
     tests/runtime/privilege_additions.py
     tests/runtime/processes.py
@@ -139,6 +140,7 @@ FILES = """
     tests/runtime/test_cluster.py
     tests/runtime/test_database.py
     tests/runtime/test_dataclasses.py
+    tests/runtime/test_faults.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py

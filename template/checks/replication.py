@@ -25,11 +25,13 @@ class RowsReachEveryNode(Check):
     timeout = 20.0
     ROWS = 20
     LAG_TIMEOUT = 5.0  # seconds within which a row has to arrive
+    LAG_LIMIT = 1.0  # seconds; a link on which two rows take longer lags
 
     def run(self, context: CheckContext) -> CheckResult:
         """Write rows on each node in turn and wait for each row on the others."""
         lags: dict[str, list[float]] = defaultdict(list)
         lost: set[str] = set()
+        late: set[str] = set()
         with context.on_scratch() as topology:
             for origin in topology.writers():
                 others = [node for node in topology.receivers(origin) if node != origin]
@@ -45,12 +47,18 @@ class RowsReachEveryNode(Check):
                                 waiting.discard(link)
                         time.sleep(0.0005)
                     lost |= waiting
+                    late |= {link for link in ends if sum(lag > self.LAG_LIMIT for lag in lags[link]) > 1}
+                    if late or lost >= ends.keys():
+                        break
         with context.topology() as topology:
             states = {f"{link.origin}→{link.receiver}": link.state for link in topology.links()} if lost else {}
         evidence = {"lag_ms": {link: milliseconds(values) for link, values in lags.items()}}
         if lost:
             missing = ", ".join(f"{link} ({states.get(link, 'unknown')})" for link in sorted(lost))
             return failed(f"not replicated within {self.LAG_TIMEOUT:.0f} s: {missing}", evidence)
+        if late:
+            found = ", ".join(f"{link} lags by {max(lags[link]):.1f} s" for link in sorted(late))
+            return failed(f"{found}; the limit is {self.LAG_LIMIT:.0f} s", evidence)
         lag = milliseconds([lag for values in lags.values() for lag in values])
         return passed(f"{len(lags)} directions, lag p50 {lag['p50']:.1f} ms, max {lag['max']:.1f} ms", evidence)
 

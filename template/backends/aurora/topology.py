@@ -103,8 +103,10 @@ def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, s
     found = connection.execute(text(_RECEIVED)).one()
     # Both ends may call a reader on an old timeline streaming, again and again for a moment.
     is_behind = found.timeline is not None and found.timeline < timeline
+    advice = ""
     if found.paused:
         state = "paused: its replay was stopped by hand"
+        advice = f"on {reader}: SELECT pg_wal_replay_resume()"
     elif is_behind:
         state = f"left behind on timeline {found.timeline} of {timeline}: it is ahead of where the writer was promoted"
     elif found.status != "streaming":
@@ -112,7 +114,7 @@ def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, s
     else:
         # A WAL receiver introduces itself by its server's cluster_name, if that is set.
         state = sent.get(found.name or "walreceiver", "follows another node")
-    return Link(writer, reader, state, is_up=state == "streaming", is_lost=found.paused or is_behind)
+    return Link(writer, reader, state, is_up=state == "streaming", is_lost=found.paused or is_behind, advice=advice)
 
 
 _RECEIVED = """

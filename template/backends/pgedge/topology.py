@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import permutations
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, event, text
+from sqlalchemy import Connection, MetaData, Row, event, text
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
@@ -111,24 +111,46 @@ class Topology(BaseTopology):
     def links(self) -> list[Link]:
         """Return the link from each node to each other, with its state."""
         node_of = {self._name_in_mesh(node): node for node in self.connections}
-        states = dict.fromkeys(permutations(self.connections, 2), "missing")
+        links = {pair: Link(*pair, "missing", is_up=False, is_lost=True) for pair in permutations(self.connections, 2)}
         for receiver, connection in self.connections.items():
-            for name, slot, state in connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)):
-                if origin := node_of.get(name):
-                    # An apply worker that fails and restarts looks well in between; its slot does not.
-                    active = text("SELECT active FROM pg_replication_slots WHERE slot_name = :slot")
-                    streams = self.connections[origin].scalar(active, {"slot": slot})
-                    states[origin, receiver] = "down" if state == "replicating" and not streams else state
-        return [
-            Link(*pair, state, is_up=state == "replicating", is_lost=state in ("disabled", "missing"))
-            for pair, state in states.items()
-        ]
+            query = text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)
+            blockers = {row.name: row for row in connection.execute(text(_BLOCKERS))}
+            for row in connection.execute(query):
+                if (origin := node_of.get(row.origin)) is not None and origin != receiver:
+                    links[origin, receiver] = self._judge(origin, receiver, row, blockers.get(row.name))
+        return list(links.values())
+
+    def _judge(self, origin: str, receiver: str, link: Row[Any], blocker: Row[Any] | None) -> Link:
+        """Return a link with its state, as both ends see it, and what to do about it."""
+        advice, is_lost, state = "", False, str(link.state)
+        spock = has_spock(self.connections[receiver])
+        # An apply worker that fails and restarts looks well in between; its slot does not.
+        there = self.connections[origin].execute(text(_SLOT), {"slot": link.slot, "link": link.name}).one_or_none()
+        if state == "disabled":
+            is_lost = True
+            enable = f"SELECT spock.sub_enable('{link.name}')" if spock else f"ALTER SUBSCRIPTION {link.name} ENABLE"
+            advice = f"on {receiver}: {enable}"
+        elif there is None:
+            state, is_lost = f"lost its slot, so {receiver} misses all that was written on {origin} since then", True
+            plugin = "spock_output" if spock else "pgoutput"
+            advice = f"on {origin}: SELECT pg_create_logical_replication_slot('{link.slot}', '{plugin}')"
+        elif blocker is not None:
+            state = f"waits for a lock of {blocker.application or 'a session'}, {blocker.state}, for {blocker.waits} s"
+            advice = f"on {receiver}: SELECT pg_terminate_backend({blocker.pid})"
+        elif state == "replicating" and not there.active:
+            state = "down"
+        elif state == "replicating" and link.patience and (there.silence or 0) > link.patience:
+            state = (
+                f"silent for {there.silence:.0f} s: its apply worker, process {link.pid} on {receiver}, does nothing"
+            )
+            advice = f"let it go on with `kill -CONT {link.pid}`"
+        return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice)
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
         deadline = time.monotonic() + timeout
         next_check = time.monotonic() + 0.3
-        errors = self._apply_errors()
+        errors = self.apply_errors()
         positions = {node: _position(connection) for node, connection in self.connections.items()}
         late = set(permutations(self.connections, 2))
         while late := {pair for pair in late if not self._has_applied(*pair, positions[pair[0]])}:
@@ -141,7 +163,7 @@ class Topology(BaseTopology):
                     blocked = [f"; on {node}, {found}" for node in receivers for found in self._blocking(node)]
                     raise TopologyError("not replicated: " + ", ".join(map(str, lost)) + "".join(blocked))
                 # One error may be a peer that restarts; a second one is the same change failing again.
-                failing = [link for link, count in self._apply_errors().items() if count > errors.get(link, 0) + 1]
+                failing = [link for link, count in self.apply_errors().items() if count > errors.get(link, 0) + 1]
                 if failing:
                     raise TopologyError(
                         f"replication is blocked: {', '.join(failing)} fails to apply a change; "
@@ -180,8 +202,7 @@ class Topology(BaseTopology):
         """Return the nodes and the tables that no link of the node carries, or only some."""
         found: list[tuple[str, str]] = []
         for node, connection in self.connections.items():
-            rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))
-            found += [(node, f"{schema}.{table}") for schema, table in rows if schema not in self.system_schemas]
+            found += [(node, table) for table in dict.fromkeys(table for table, _ in uncarried_tables(connection))]
         return found
 
     def wrongly_changed(self, connection: Connection, changes: Changes) -> list[tuple[str, str]]:
@@ -284,13 +305,25 @@ class Topology(BaseTopology):
             for row in rows
         ]
 
-    def _apply_errors(self) -> dict[str, int]:
+    def apply_errors(self) -> dict[str, int]:
+        """Return how often each link has failed to apply a change."""
         query = text("SELECT subname, apply_error_count FROM pg_stat_subscription_stats")
         return {
             f"{name.split('_from_')[-1]}→{receiver}": count
             for receiver, connection in self.connections.items()
             for name, count in connection.execute(query)
         }
+
+    def explain_blocked(self, link: Link, log: str) -> str:
+        """Return the change that a link cannot apply, in the words of its receiver's log, and how to skip it."""
+        name = f"{link.receiver}_from_{link.origin}"
+        oid = self.connections[link.receiver].scalar(text(_SUBSCRIPTION), {"name": name})
+        found = [match for match in _FAILURE.finditer(log) if match["oid"] == str(oid)]
+        if not found:
+            return f"; the log of {link.receiver} has the row and its LSN, for ALTER SUBSCRIPTION {name} SKIP (lsn = …)"
+        reason = " ".join(f"{found[-1]['error']}. {found[-1]['detail']}".split())
+        skip = f"ALTER SUBSCRIPTION {name} SKIP (lsn = '{found[-1]['lsn']}')"
+        return f" that cannot be applied: {reason[:400]}. Skip it, then compare the rows; on {link.receiver}: {skip}"
 
 
 def has_spock(connection: Connection) -> bool:
@@ -306,6 +339,12 @@ def mark_as_local(connection: Connection) -> None:
     """
     connection.execute(text(_CREATE_ORIGIN))
     connection.execute(text(_SET_ORIGIN))
+
+
+def uncarried_tables(connection: Connection) -> list[tuple[str, str]]:
+    """Return the tables that no link carries, or only in part, though it could, each with the statement that helps."""
+    rows = connection.execute(text(_SPOCK_LEFT_OUT if has_spock(connection) else _NATIVE_LEFT_OUT))
+    return [(f"{schema}.{table}", mend) for schema, table, mend in rows if schema not in Topology.system_schemas]
 
 
 def mark_version_as_local(connection: Connection) -> None:
@@ -344,13 +383,45 @@ _DELETE_ROWS = (
     "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"
 )
 
-_SPOCK_LINKS = "SELECT provider_node, slot_name, status FROM spock.sub_show_status()"
+_SPOCK_LINKS = """
+    SELECT provider_node AS origin, slot_name AS slot, status AS state, subscription_name AS name, 0 AS patience
+    FROM spock.sub_show_status()
+"""
 
 _NATIVE_LINKS = """
-    SELECT split_part(subname, '_from_', 2), subslotname, CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END
-    FROM pg_subscription
+    SELECT split_part(s.subname, '_from_', 2) AS origin, subslotname AS slot, s.subname AS name,
+           CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END AS state,
+           (SELECT max(pid) FROM pg_stat_subscription AS w WHERE w.subid = s.oid AND w.relid IS NULL) AS pid,
+           -- Twice the interval of its reports, and time for a busy machine; 0: it reports nothing.
+           (SELECT 2 * setting::int + CASE setting WHEN '0' THEN 0 ELSE 2 END FROM pg_settings
+            WHERE name = 'wal_receiver_status_interval') AS patience
+    FROM pg_subscription AS s
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+
+_BLOCKERS = """
+    SELECT DISTINCT ON (w.subname) w.subname AS name, b.pid, b.application_name AS application, b.state,
+           round(extract(epoch FROM now() - coalesce(l.waitstart, now()))) AS waits
+    FROM pg_stat_subscription AS w CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS blocker (pid)
+    JOIN pg_stat_activity AS b ON b.pid = blocker.pid LEFT JOIN pg_locks AS l ON l.pid = w.pid AND NOT l.granted
+    WHERE w.pid IS NOT NULL AND b.backend_type = 'client backend'
+"""
+
+# The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
+_SLOT = """
+    SELECT active, (SELECT max(extract(epoch FROM now() - reply_time))::float8 FROM pg_stat_replication
+                    WHERE application_name = :link) AS silence
+    FROM pg_replication_slots WHERE slot_name = :slot
+"""
+
+_SUBSCRIPTION = "SELECT oid FROM pg_subscription WHERE subname = :name"
+
+_FAILURE = re.compile(
+    r"ERROR: +(?P<error>[^\n]*)\n(?:(?!.*ERROR: )[^\n]*(?:DETAIL: +(?P<detail>(?:(?!.*CONTEXT: )[^\n]*\n)*)))?"
+    r"(?:(?!.*ERROR: )[^\n]*\n)*?"
+    r'[^\n]*CONTEXT: [^\n]*replication origin "pg_(?P<oid>\d+)"[^\n]*finished at (?P<lsn>[0-9A-F]+/[0-9A-F]+)'
+)
+"""Entry of a server's log for a change that could not be applied."""
 
 _BLOCKING = """
     SELECT pid, application_name AS application, state, date_trunc('second', xact_start)::text AS since
@@ -375,13 +446,20 @@ _NATIVE_HAS_APPLIED = """
 
 _UNREPLICABLE = """
     SELECT relnamespace::regnamespace::text, relname,
-           CASE relpersistence WHEN 'u' THEN 'it is UNLOGGED, so none of its rows are replicated'
-                ELSE 'it has no primary key, so UPDATE and DELETE are not replicated' END
+           CASE WHEN relpersistence = 'u'
+                THEN format('it is UNLOGGED, so none of its rows are replicated: ALTER TABLE %s SET LOGGED',
+                            c.oid::regclass)
+                WHEN relreplident = 'n' THEN format('its replica identity is NOTHING, so UPDATE and DELETE fail: '
+                    'ALTER TABLE %s REPLICA IDENTITY DEFAULT', c.oid::regclass)
+                WHEN EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)
+                THEN 'its primary key is DEFERRABLE, so UPDATE and DELETE fail: drop it and add it as NOT DEFERRABLE'
+                ELSE 'it has no primary key, so UPDATE and DELETE are not replicated: add one' END
     FROM pg_class AS c
     WHERE relkind IN ('r', 'p') AND relpersistence <> 't'
       AND oid >= 16384  -- the first one that is not the server's own
       AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype = 'e')
-      AND (relpersistence = 'u' OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary))
+      AND (relpersistence = 'u' OR relreplident = 'n'
+           OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND indimmediate))
     ORDER BY 1, 2
 """
 
@@ -390,10 +468,16 @@ _CHANGED_TABLES = """
     WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND relname <> 'alembic_version'
 """
 
-_SPOCK_LEFT_OUT = "SELECT nspname, relname FROM spock.tables WHERE set_name IS DISTINCT FROM 'default'"
+_SPOCK_LEFT_OUT = """
+    SELECT nspname, relname, format('SELECT spock.repset_add_table(''default'', ''%I.%I'')', nspname, relname)
+    FROM spock.tables AS t
+    WHERE NOT EXISTS (SELECT FROM spock.tables AS o WHERE o.relid = t.relid AND o.set_name = 'default')
+"""
 
 _NATIVE_LEFT_OUT = """
-    SELECT DISTINCT relnamespace::regnamespace::text, relname FROM pg_class AS c CROSS JOIN pg_subscription AS s
+    SELECT relnamespace::regnamespace::text, relname,
+           format('ALTER SUBSCRIPTION %I REFRESH PUBLICATION WITH (copy_data = false)', subname)
+    FROM pg_class AS c CROSS JOIN pg_subscription AS s
     WHERE relkind = 'r' AND relpersistence = 'p' AND c.oid >= 16384
       AND NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubid = s.oid AND srrelid = c.oid AND srsubstate = 'r')
 """

@@ -38,7 +38,7 @@ class DataclassPrimaryKeyMixin(MappedAsDataclass):
         return key_column(init=False)
 
 
-def set_sequence_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int, schema: str | None = None) -> None:
     """Do nothing: one node counts."""
 
 

@@ -52,7 +52,7 @@ class DataclassPrimaryKeyMixin(MappedAsDataclass):
         return key_column(init=False)
 
 
-def set_sequence_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int, schema: str | None = None) -> None:
     """Do nothing: no node takes part in making a key."""
 
 

@@ -86,7 +86,7 @@ class Snowflake:
         return cls(at=EPOCH + timedelta(milliseconds=key >> 22), node=key >> 12 & 1023, count=key & 4095)
 
 
-def set_sequence_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int, schema: str | None = None) -> None:
     """Do nothing: the server puts the number of its node into every key."""
 
 

@@ -43,12 +43,13 @@ class DataclassPrimaryKeyMixin(MappedAsDataclass):
         return key_column(init=False)
 
 
-def set_sequence_node(connection: Connection, number: int) -> None:
+def set_sequence_node(connection: Connection, number: int, schema: str | None = None) -> None:
     """Set every stepped sequence of a node to the node's own keys, unless it is there already.
 
     Args:
         connection: a connection to the node, as a role that may set its sequences.
         number: number of the node, from 1 to `STRIDE - 1`.
+        schema: schema of the sequences; None: every schema.
 
     Raises:
         WrongNode: the number is out of range.
@@ -57,7 +58,7 @@ def set_sequence_node(connection: Connection, number: int) -> None:
         raise WrongNode(
             f"snowflake.node is {number} on this node; identity keys need a number from 1 to {STRIDE - 1} on each node"
         )
-    for sequence, upcoming in _upcoming(connection).items():
+    for sequence, upcoming in _upcoming(connection, schema).items():
         # The first key of this node that was not handed out yet.
         ours = upcoming + (number - upcoming) % STRIDE
         if ours != upcoming:
@@ -71,10 +72,10 @@ def misconfigured_sequences(connection: Connection, number: int) -> list[str]:
     return [sequence for sequence, upcoming in _upcoming(connection).items() if upcoming % STRIDE != number]
 
 
-def _upcoming(connection: Connection) -> dict[str, int]:
+def _upcoming(connection: Connection, schema: str | None = None) -> dict[str, int]:
     """Return the next key of each stepped sequence that this role may set."""
     upcoming = {}
-    for name in connection.scalars(text(_SEQUENCES), {"stride": STRIDE}).all():
+    for name in connection.scalars(text(_SEQUENCES), {"stride": STRIDE, "schema": schema}).all():
         # Not from pg_sequences, which shows no position before the first key is taken. %I has quoted the name.
         query = f"SELECT last_value + CASE WHEN is_called THEN {STRIDE} ELSE 0 END FROM {name}"  # noqa: S608
         upcoming[name] = int(connection.exec_driver_sql(query).scalar_one())
@@ -84,5 +85,6 @@ def _upcoming(connection: Connection) -> dict[str, int]:
 _SEQUENCES = """
     SELECT format('%I.%I', nspname, relname)
     FROM pg_sequence JOIN pg_class AS c ON c.oid = seqrelid JOIN pg_namespace AS n ON n.oid = relnamespace
-    WHERE seqincrement = :stride AND has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(seqrelid, 'UPDATE')
+    WHERE seqincrement = :stride AND nspname = coalesce(:schema, nspname)
+      AND has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(seqrelid, 'UPDATE')
 """

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, nodes, privileges, readers, replication, routing, rows
+from . import concurrency, nodes, obstacles, privileges, readers, references, replication, routing, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -12,9 +12,11 @@ ALL: tuple[type[Check], ...] = (
     readers.CommitsWaitForAReader,
     routing.ReadersRefuseWrites,
     routing.NobodyMissesTheirOwnWrites,
+    obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     nodes.ModelsAreMigrated,
     rows.RowsAreTheSame,
+    references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,

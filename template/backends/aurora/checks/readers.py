@@ -103,7 +103,10 @@ class CommitsWaitForAReader(Check):
         confirming = sorted(name for name, state in states.items() if state in ("quorum", "sync"))
         evidence = {"synchronous_standby_names": names, "synchronous_commit": mode, "states": states}
         if not names or mode in ("off", "local"):
-            return warned(f"{writer} waits for no reader: a failover can lose the last acknowledged commits", evidence)
+            wait = f"ANY 1 ({', '.join(states)})"
+            mend = f"ALTER SYSTEM SET synchronous_standby_names = '{wait}'; SELECT pg_reload_conf()"
+            lost = "a failover can lose the last acknowledged commits"
+            return warned(f"{writer}: it waits for no reader, so {lost}: {mend}", evidence)
         if not confirming:
             return failed(f"{writer} waits for {names}, and no reader confirms: every commit hangs", evidence)
         return passed(f"{names}: {' and '.join(confirming)} can confirm", evidence)

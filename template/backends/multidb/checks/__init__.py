@@ -1,18 +1,21 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, databases, messages, nodes, privileges, reports, two_phase
+from . import concurrency, databases, messages, nodes, obstacles, privileges, references, reports, two_phase
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
     databases.ServersCanPrepare,
     databases.EveryDatabaseIsUpToDate,
     two_phase.NothingIsInDoubt,
+    reports.ForeignTablesAnswer,
     two_phase.BothDatabasesOrNeither,
     messages.MessagesHaveTheirEffectOnce,
     reports.TheCopyMissesNothing,
     reports.ForeignQueriesAreSentAlong,
+    obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    references.EveryReferenceLeadsToARow,
     nodes.ModelsAreMigrated,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,

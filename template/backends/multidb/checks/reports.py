@@ -3,7 +3,7 @@
 from contextlib import suppress
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -13,7 +13,7 @@ from ....db.table_sync import ChangeTrackingMixin, TableSync, sync_table
 from ...cluster import HOME
 from ...connections import connect
 from ...foreign import TARGET, NoTables, examples, explain, local_cluster, set_up, sources, take_down
-from ..check import Check, CheckContext, CheckResult, failed, passed, skipped
+from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
 from .playground import playground
 
 SCHEMA_PREFIX = "_verify_"
@@ -114,6 +114,38 @@ class ForeignQueriesAreSentAlong(Check):
         if control.is_pushed_down:
             return failed("a condition that cannot be sent along was not detected: this check proves nothing", evidence)
         return passed(f"{' and '.join(plans)} of {sources()[0].name} answered by its server", evidence)
+
+
+class ForeignTablesAnswer(Check):
+    """Every foreign table answers.
+
+    `fdw setup` gives both ends the same password again, and makes what is missing.
+    """
+
+    timeout = 20.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Read a row of each foreign table, as the application."""
+        node = next(spec.node for spec in DATABASES if spec.name == TARGET) or ""
+        problems: list[str] = []
+        pooler = context.transaction_pooler
+        with connect(context.urls[node], node=TARGET, transaction_pooler=pooler) as connection:
+            tables = connection.scalars(text(_FOREIGN_TABLES), {"prefix": SCHEMA_PREFIX}).all()
+            for table in tables:
+                try:
+                    connection.exec_driver_sql(f"SELECT FROM {table} LIMIT 1")
+                except DBAPIError as error:
+                    cause = str(error.orig).replace("\n", " ").strip()
+                    problems.append(f"{node}: {table} does not answer: {cause}; run `fdw setup`")
+        return judge(problems, f"{len(tables)} foreign tables" if tables else "there are none", {})
+
+
+_FOREIGN_TABLES = """
+    SELECT CAST(CAST(ftrelid AS regclass) AS text) FROM pg_foreign_table JOIN pg_class AS c ON c.oid = ftrelid
+    WHERE NOT starts_with(CAST(CAST(relnamespace AS regnamespace) AS text), :prefix)
+      AND has_table_privilege(ftrelid, 'SELECT')
+    ORDER BY 1
+"""
 
 
 def _change(session: PinnedSession) -> None:

@@ -1,16 +1,19 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, mesh, nodes, privileges, replication, rows
+from . import concurrency, constraints, mesh, nodes, obstacles, privileges, references, replication, rows
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
     mesh.ServersAreSetUp,
     mesh.EveryLinkReplicates,
     mesh.EveryTableIsReplicated,
+    constraints.KeysAndConstraintsHoldOnManyNodes,
+    obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     nodes.ModelsAreMigrated,
     rows.RowsAreTheSame,
+    references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,
     concurrency.KeysNeverCollide,

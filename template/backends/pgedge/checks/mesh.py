@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from ...topology import has_spock
+from ...topology import has_spock, uncarried_tables
 from ..check import Check, CheckContext, CheckResult, judge
 from .links import LinksCheck
 from .replication import NodeLossCheck
@@ -17,6 +17,14 @@ class ServersAreSetUp(Check):
     """
 
     REQUIRED = {"wal_level": "logical", "track_commit_timestamp": "on", "server_encoding": "UTF8"}
+    ROOM = {
+        "max_wal_senders": 1,
+        "max_replication_slots": 1,
+        "max_logical_replication_workers": 1,
+        "max_worker_processes": 1,
+    }
+    """Settings with the least that each other node needs."""
+    required_by = ("RowsReachEveryNode",)
 
     def run(self, context: CheckContext) -> CheckResult:
         """Read the settings, the version and the clock of every node and compare them."""
@@ -29,18 +37,36 @@ class ServersAreSetUp(Check):
         for node, found in settings.items():
             for name, value in self.REQUIRED.items():
                 if found[name] != value:
-                    problems.append(f"{node}: {name} is {found[name]}, not {value}")
+                    set_it = f"ALTER SYSTEM SET {name} = '{value}'; then restart the server"
+                    problems.append(f"{node}: {name} is {found[name]}, not {value}: {set_it}")
+            for name, room in self.ROOM.items():
+                if int(found[name]) < room * (len(settings) - 1):
+                    problems.append(f"{node}: {name} is {found[name]}, too few for {len(settings) - 1} other nodes")
+            if found.get("spock.readonly", "off") != "off":
+                problems.append(
+                    f"{node}: spock.readonly is {found['spock.readonly']}, so it refuses writes: {_WRITABLE}"
+                )
+            if found.get("spock.save_resolutions", "on") == "off":
+                doubts.append(f"{node}: spock.save_resolutions is off, so conflicts are resolved unrecorded: {_RECORD}")
             if found.get("spock.exception_behaviour") == "transdiscard":
                 doubts.append(f"{node}: spock.exception_behaviour = transdiscard drops failing transactions")
-            plugins = found.get("output_plugin_libraries", "spock_output")
-            if "spock" in extensions[node] and "spock_output" not in plugins:
-                problems.append(f"{node}: output_plugin_libraries lacks spock_output, so no change leaves it")
+            plugin = "spock_output" if "spock" in extensions[node] else "pgoutput"
+            if plugin not in (plugins := found.get("output_plugin_libraries", plugin)):
+                add = (
+                    f"ALTER SYSTEM SET output_plugin_libraries = {plugins or '...'}, {plugin}; SELECT pg_reload_conf()"
+                )
+                add = add.replace("...,", "")
+                problems.append(f"{node}: output_plugin_libraries lacks {plugin}, so no change leaves it: {add}")
+        free = iter(sorted({*range(1, 1024)} - set(numbers.values())))
         for number in set(numbers.values()):
-            nodes = [node for node in numbers if numbers[node] == number]
+            first, *others = (node for node in numbers if numbers[node] == number)
             if number == 0:
-                problems.append(f"{', '.join(nodes)}: snowflake.node is not set")
-            elif len(nodes) > 1:
-                problems.append(f"{' and '.join(nodes)} have the same snowflake.node, {number}: their keys collide")
+                for node in (first, *others):
+                    problems.append(f"{node}: snowflake.node is not set: {_number(next(free))}")
+            elif others:
+                nodes = " and ".join((first, *others))
+                line = f"{nodes} have the same snowflake.node, {number}: their keys collide"
+                problems += [f"{line}; on {node}: {_number(next(free))}" for node in others]
         versions = {node: found["server_version"].partition(" ")[0] for node, found in settings.items()}
         if len({version.partition(".")[0] for version in versions.values()}) > 1:
             problems.append(f"different major versions: {versions}")
@@ -68,16 +94,22 @@ class EveryTableIsReplicated(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Look for tables that are not replicated, and for changes that could not be applied."""
         problems: list[str] = []
+        doubts: list[str] = []
         conflicts: dict[str, int] = {}
         with context.topology() as topology:
-            problems += [f"{node}: {table} is carried by no link" for node, table in topology.left_out_tables()]
             for node, connection in topology.connections.items():
                 problems += [f"{node}: {table}: {reason}" for table, reason in topology.unreplicable_tables(connection)]
+                for table, add in uncarried_tables(connection):
+                    problems.append(f"{node}: {table} is carried by no link: {add}")
+                carried = connection.execute(text(_SPOCK_CARRIED if has_spock(connection) else _NATIVE_CARRIED))
+                problems += [f"{node}: {cause}: {mend}" for cause, mend in carried]
                 query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
-                conflicts[node], failures = connection.execute(query).one()
+                conflicts[node], failures, since, forget = connection.execute(query).one()
                 if failures:
                     problems.append(f"{node} could not apply {failures} changes, see spock.exception_log there")
-        doubts = [f"{node} met {count} conflicting changes so far" for node, count in conflicts.items() if count]
+                if conflicts[node]:
+                    met = f"{node}: it met {conflicts[node]} conflicting changes since {since}"
+                    doubts.append(f"{met}; if the rows are the same: {forget}")
         return judge(problems, "no table left out, no conflict so far", {"conflicts": conflicts}, doubts)
 
 
@@ -93,11 +125,102 @@ _SOFTWARE = """
     FROM pg_extension WHERE extname IN ('spock', 'snowflake')
 """
 
-_SPOCK_COUNTS = "SELECT (SELECT count(*) FROM spock.resolutions), (SELECT count(*) FROM spock.exception_log)"
+_WRITABLE = "ALTER SYSTEM SET spock.readonly = 'off'; SELECT pg_reload_conf()"
+_RECORD = "ALTER SYSTEM SET spock.save_resolutions = on; SELECT pg_reload_conf()"
+
+
+def _number(number: int) -> str:
+    return f"ALTER SYSTEM SET snowflake.node = {number}; SELECT pg_reload_conf()"
+
+
+# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on.
+_SPOCK_COUNTS = """
+    SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
+           CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'
+                ELSE coalesce(first::text, 'its creation') END,
+           'DELETE FROM spock.resolutions; SELECT spock.reset_channel_stats()'
+    FROM (SELECT count(*) AS recorded, min(log_time) AS first FROM spock.resolutions) AS r
+    CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS counted FROM spock.channel_summary_stats) AS s
+"""
+
+# Everything that a replication set or a subscription of Spock leaves out, carries too often, or delays.
+_SPOCK_CARRIED = """
+    SELECT format('replication set %s leaves out%s%s%s%s', set_name,
+                  CASE WHEN replicate_insert THEN '' ELSE ' INSERT' END,
+                  CASE WHEN replicate_update THEN '' ELSE ' UPDATE' END,
+                  CASE WHEN replicate_delete THEN '' ELSE ' DELETE' END,
+                  CASE WHEN replicate_truncate THEN '' ELSE ' TRUNCATE' END),
+           format('SELECT spock.repset_alter(%L, true, true, true, true)', set_name)
+    FROM spock.replication_set
+    WHERE set_name = 'default'
+      AND NOT (replicate_insert AND replicate_update AND replicate_delete AND replicate_truncate)
+    UNION ALL
+    SELECT format('replication set %s leaves out %s of %s', set_name, CASE WHEN set_row_filter IS NULL THEN 'columns'
+                  ELSE 'rows' END, set_reloid),
+           format('SELECT spock.repset_remove_table(%1$L, %2$L); SELECT spock.repset_add_table(%1$L, %2$L)', set_name,
+                  set_reloid)
+    FROM spock.replication_set_table JOIN spock.replication_set USING (set_id)
+    WHERE set_name = 'default' AND (set_att_list IS NOT NULL OR set_row_filter IS NOT NULL)
+    UNION ALL
+    SELECT format('link %s does not carry the replication set default', sub_name),
+           format('SELECT spock.sub_add_repset(%L, ''default'')', sub_name)
+    FROM spock.subscription WHERE NOT 'default' = ANY(sub_replication_sets)
+    UNION ALL
+    SELECT format('link %s applies changes %s late', sub_name, sub_apply_delay), 'drop it and create it without a delay'
+    FROM spock.subscription WHERE sub_apply_delay > interval '0'
+    UNION ALL
+    SELECT format('link %s takes rows that other nodes send too', sub_name),
+           'drop it and create it without forward_origins'
+    FROM spock.subscription WHERE sub_forward_origins <> '{}'
+    ORDER BY 1
+"""
 
 # The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.
 _NATIVE_COUNTS = """
-    SELECT coalesce(sum(value::bigint), 0)::bigint, 0
+    SELECT coalesce(sum(value::bigint), 0)::bigint, 0,
+           coalesce(max(date_trunc('second', stats_reset))::text, 'its last crash, or its creation'),
+           'SELECT pg_stat_reset_subscription_stats(NULL)'
     FROM pg_stat_subscription_stats AS s, jsonb_each_text(to_jsonb(s)) AS c(name, value)
     WHERE name LIKE 'confl\\_%'
+"""
+
+# Everything that a publication or a subscription of native logical replication leaves out, or carries too often.
+_NATIVE_CARRIED = """
+    WITH published AS (
+        SELECT p.* FROM pg_publication AS p
+        WHERE EXISTS (SELECT FROM pg_subscription AS s WHERE p.pubname = ANY(subpublications))
+    )
+    SELECT format('publication %I is missing, so nothing leaves the node', name),
+           format('CREATE PUBLICATION %I FOR ALL TABLES', name)
+    FROM (SELECT DISTINCT unnest(subpublications) FROM pg_subscription) AS s (name)
+    WHERE name NOT IN (SELECT pubname FROM pg_publication)
+    UNION ALL
+    SELECT format('publication %I leaves out%s%s%s%s', pubname, CASE WHEN pubinsert THEN '' ELSE ' INSERT' END,
+                  CASE WHEN pubupdate THEN '' ELSE ' UPDATE' END, CASE WHEN pubdelete THEN '' ELSE ' DELETE' END,
+                  CASE WHEN pubtruncate THEN '' ELSE ' TRUNCATE' END),
+           format('ALTER PUBLICATION %I SET (publish = ''insert, update, delete, truncate'')', pubname)
+    FROM published WHERE NOT (pubinsert AND pubupdate AND pubdelete AND pubtruncate)
+    UNION ALL
+    SELECT format('publication %I leaves out %s of %s', pubname, CASE WHEN prqual IS NULL THEN 'columns'
+                  ELSE 'rows' END, prrelid::regclass),
+           format('ALTER PUBLICATION %1$I DROP TABLE %2$s; ALTER PUBLICATION %1$I ADD TABLE %2$s', pubname,
+                  prrelid::regclass)
+    FROM pg_publication_rel JOIN published AS p ON p.oid = prpubid WHERE prqual IS NOT NULL OR prattrs IS NOT NULL
+    UNION ALL
+    SELECT format('publication %I leaves out %s', pubname, c.oid::regclass),
+           format('ALTER PUBLICATION %I ADD TABLE %s', pubname, c.oid::regclass)
+    FROM pg_class AS c CROSS JOIN published AS p
+    WHERE relkind = 'r' AND relpersistence = 'p' AND c.oid >= 16384
+      AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema', 'snowflake')
+      AND NOT EXISTS (SELECT FROM pg_publication_tables AS t WHERE t.pubname = p.pubname AND tablename = relname
+                      AND schemaname = relnamespace::regnamespace::text)
+    UNION ALL
+    SELECT format('subscription %I takes rows that other nodes send too', subname),
+           format('ALTER SUBSCRIPTION %I SET (origin = none)', subname)
+    FROM pg_subscription WHERE suborigin <> 'none'
+    UNION ALL
+    SELECT format('subscription %I stops for good at the first error, a restart of its origin too', subname),
+           format('ALTER SUBSCRIPTION %I SET (disable_on_error = false)', subname)
+    FROM pg_subscription WHERE subdisableonerr
+    ORDER BY 1
 """

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import availability, concurrency, isolation, nodes, privileges, registry
+from . import availability, concurrency, isolation, nodes, obstacles, privileges, references, registry
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -11,7 +11,9 @@ ALL: tuple[type[Check], ...] = (
     registry.EveryTenantHasItsPrivileges,
     isolation.TenantsAreKeptApart,
     availability.AMoveLosesNothing,
+    obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
+    references.EveryReferenceLeadsToARow,
     nodes.ModelsAreMigrated,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     concurrency.KeysNeverCollide,

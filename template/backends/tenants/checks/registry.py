@@ -2,13 +2,14 @@
 
 import random
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from ....db.tenants.placement import TenantState, database_of
 from ....settings import Settings
-from ...migrate import load_config, resolve, version_of
+from ...migrate import load_config, load_scripts, resolve, version_of
+from ...privileges import quoted
 from ..check import Check, CheckContext, CheckResult, judge
+from .obstacles import find_obstacles
 from .privileges import compare
 from .probes import admin_of, drop_stale
 from .servers import compare_clocks, read_settings
@@ -70,7 +71,8 @@ class TheRegistryIsTrue(Check):
             elif one.state in (TenantState.ACTIVE, TenantState.SUSPENDED) and database not in databases[one.server]:
                 problems.append(f"{one.name} has no database on {one.server}")
             elif one.state is TenantState.ACTIVE and database in closed[one.server]:
-                problems.append(f"{one.name} is active, and {one.server} does not let it in")
+                mend = f"ALTER ROLE {quoted(database)} LOGIN"
+                problems.append(f"{one.name} is active, and does not get in; on {one.server}: {mend}")
             if one.target:
                 problems.append(f"{one.name} is unfinished: it is on its way from {one.server} to {one.target}")
             elif one.left_on:
@@ -87,7 +89,7 @@ class TheRegistryIsTrue(Check):
 
 
 class EveryTenantHasItsPrivileges(Check):
-    """The role of every tenant has what it needs and no more.
+    """The role of every tenant has what it needs and no more, and nothing takes its rows.
 
     Run the statement of each line in the database of the tenant, as an administrator.
     """
@@ -108,13 +110,32 @@ class EveryTenantHasItsPrivileges(Check):
             with admin.in_database(one.server, one.name) as connection:
                 too_much, too_little = compare(connection, roles)
                 limit = connection.scalar(text(_LIMIT), {"role": roles["application"]})
+                # The number of connections of each tenant is limited on purpose.
+                found = find_obstacles(connection, roles["application"], roles["owner"], (), connections=1)
+            hidden = [row for row in found if row.place == "database"]
+            excess += [f"{one.name}: {row.cause}: {row.mend}" for row in hidden if row.level == "problem"]
+            lacking += [f"{one.name}: {row.cause}: {row.mend}" for row in hidden if row.level == "doubt"]
             excess += [f"{one.name}: {line}" for line in too_much]
             lacking += [f"{one.name}: {line}" for line in too_little]
             if limit == -1:
                 excess.append(f"{one.name} may take every connection of {one.server}: `tenants rotate {one.name}`")
+        for server in admin.servers:
+            with admin.on_server(server) as connection:
+                for database, role in connection.execute(text(_FOREIGN)):
+                    mend = f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM {quoted(role)}"
+                    excess.append(f"{role} may connect to {database}, too much; on {server}: {mend}")
         evidence = {"too_much": excess, "too_little": lacking}
-        return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking[:5])
+        return judge(excess, f"{len(sample)} of {len(served)} tenants read", evidence, lacking)
 
+
+# The roles of other tenants that may connect to the database of a tenant, whose role has its name.
+_FOREIGN = """
+    SELECT datname::text, rolname::text
+    FROM pg_database CROSS JOIN aclexplode(datacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE privilege_type = 'CONNECT' AND starts_with(datname::text, 't_') AND starts_with(rolname::text, 't_')
+      AND rolname <> datname
+    ORDER BY 1, 2
+"""
 
 _LIMIT = "SELECT rolconnlimit FROM pg_roles WHERE rolname = :role"
 
@@ -131,7 +152,7 @@ class EveryTenantHasTheSchema(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Read the revision of every tenant from the registry, and of some from their databases."""
-        head = resolve(ScriptDirectory.from_config(load_config(context.project)), "heads")
+        head = resolve(load_scripts(load_config(context.project)), "heads")
         admin = admin_of(context)
         served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
         behind = [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in served if one.revision != head]

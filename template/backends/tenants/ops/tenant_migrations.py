@@ -20,7 +20,7 @@ from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
 from .base import MigrationError
 from .connections import Unreachable
-from .migrate import Loss, applied, find_loss, find_path, load_config, resolve, version_of
+from .migrate import Loss, applied, find_loss, find_path, load_config, load_scripts, resolve, version_of
 from .provisioning import FAILURES, TenantAdmin, change, expect
 from .tenant_server import TenantError
 
@@ -141,7 +141,7 @@ def migrate_one(
 def versions(project: Path) -> dict[str, tuple[ScriptDirectory, str, str | None]]:
     """Return the revisions, the version, and the reason if that is unknown, of each tenant in the registry."""
     admin = TenantAdmin.from_settings(Settings(), project)
-    scripts = ScriptDirectory.from_config(load_config(project))
+    scripts = load_scripts(load_config(project))
 
     def look(found: Placement) -> tuple[ScriptDirectory, str, str | None]:
         try:
@@ -163,12 +163,12 @@ def _resolve(admin: TenantAdmin, target: str) -> str:
     """Return the revision that `target` means."""
     if target.startswith(("+", "-")):
         raise MigrationError(f"{target} is another revision for each tenant: name the revision")
-    return resolve(ScriptDirectory.from_config(load_config(admin.project)), target)
+    return resolve(load_scripts(load_config(admin.project)), target)
 
 
 def _confirm(admin: TenantAdmin, tenants: Iterable[Placement], revision: str, confirm: Callable[[Loss], None]) -> None:
     """Call `confirm` with what going down to a revision deletes, if it deletes anything."""
-    scripts = ScriptDirectory.from_config(load_config(admin.project))
+    scripts = load_scripts(load_config(admin.project))
     revisions, rows = dict[str, None](), Counter[str]()
     for found in tenants:
         # A tenant that cannot be asked is not migrated either.

@@ -18,7 +18,6 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import ops
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError, rev_id
 from sqlalchemy import ARRAY, Column, Connection, Dialect, Index, MetaData, Table, TypeDecorator, inspect, text
 from sqlalchemy.dialects.postgresql import ENUM
@@ -29,7 +28,7 @@ from sqlalchemy.types import TypeEngine
 
 from . import PROGRAM
 from .base import MigrationError
-from .migrate import load_config
+from .migrate import load_config, load_scripts
 from .topology import Topology
 
 Name = tuple[str, str]
@@ -202,7 +201,7 @@ def missing_operations(connection: Connection, project: Path = Path()) -> list[s
     """Return the operations, as code, with which a database at the newest revision would become what the models are."""
     config = load_config(project)
     config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
+    scripts = load_scripts(config)
     asked: dict[str, Any] = {"autogenerate": True, "sql": False, "head": "head"}
     asked |= dict.fromkeys(("message", "splice", "branch_label", "version_path", "rev_id", "depends_on"))
     revisions = RevisionContext(config, scripts, asked)

@@ -67,9 +67,16 @@ class Link:
     """True if changes flow, as far as both ends can tell."""
     is_lost: bool = False
     """True if it does not come back by waiting."""
+    advice: str = ""
+    """Statement that mends it, after the name of the node to run it on and a colon."""
+
+    @property
+    def name(self) -> str:
+        """Return both ends."""
+        return f"{self.origin}→{self.receiver}"
 
     def __str__(self) -> str:
-        return f"{self.origin}→{self.receiver} {self.state}"
+        return f"{self.name} {self.state}"
 
 
 class BaseTopology:
@@ -123,6 +130,14 @@ class BaseTopology:
     def links(self) -> list[Link]:
         """Return every link there should be, with its state."""
         return []
+
+    def apply_errors(self) -> dict[str, int]:
+        """Return how often each link, `origin→receiver`, has failed to apply a change."""
+        return {}
+
+    def explain_blocked(self, link: Link, log: str) -> str:
+        """Return why a link cannot apply a change, with the way out; `log` is the end of its receiver's log."""
+        return "; the receiver's log has the reason"
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed before the call is visible on every node that receives it.

@@ -219,9 +219,9 @@ def verify(
         # Pools and routing log the lost node at length; the report has the outcome.
         logging.getLogger().addHandler(logging.NullHandler())
     seed = secrets.randbelow(2**32) if seed is None else seed
-    pooler = Settings().transaction_pooler
+    pooler, pool = Settings().transaction_pooler, Settings().pool
     subject = CheckContext(
-        urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler
+        urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler, pool=pool
     )
     checks = WITH_CHAOS if chaos else ALL
     with talk.status("verifying") as progress:

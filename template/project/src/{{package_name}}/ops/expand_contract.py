@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from alembic.util import rev_id
 from sqlalchemy import URL, Connection, text
 
 from .base import Changes, MigrationError
 from .connections import connect
-from .migrate import load_config
+from .migrate import load_config, load_scripts
 from .topology import Topology
 
 FORMS = """
@@ -69,7 +68,7 @@ def write_steps(owner_urls: Mapping[str, URL], request: str, message: str, *, pr
     """
     if not Topology.can_rehearse:
         raise MigrationError("steps are written for PostgreSQL, whose triggers keep both columns in step")
-    scripts = ScriptDirectory.from_config(load_config(project))
+    scripts = load_scripts(load_config(project))
     node = next(node for node in owner_urls if node not in Topology.nodes_without_models)
     with connect(owner_urls[node], node=node) as connection:
         drafts = _drafts(connection, request)

@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
+from traceback import extract_tb
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..db.retry import sqlstate_of
 from ..settings import Settings
 from ..urls import URL_SCHEME
 from . import PROGRAM
-from .base import Changes, MigrationError, Pause, Step
+from .base import Changes, MigrationError, OperationError, Pause, Step
 from .connections import connect_all, engine_for
 from .effects import Catalogue, compare, read_catalogue
 from .indexes import drop_leftovers
@@ -106,7 +107,7 @@ def migrate(
     config = load_config(project)
     admin_urls = {node: url for node, url in admin_urls.items() if node not in Topology.nodes_without_models}
     owner_urls = {node: owner_urls[node] for node in admin_urls}
-    scripts = _load_scripts(config)
+    scripts = load_scripts(config)
     # Imported here, because it imports this module.
     from .glance import version_if_reached
 
@@ -132,6 +133,7 @@ def migrate(
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
                 if undone := [script for script, back in path if back]:
+                    _refuse_irreversible(undone)
                     confirm(find_loss(connections.values(), undone))
                 for script, back in path:
                     run.step(script, back)
@@ -393,13 +395,46 @@ def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
     return [statement for part in written if (statement := part.strip())]
 
 
-def _load_scripts(config: Config) -> ScriptDirectory:
+def load_scripts(config: Config) -> ScriptDirectory:
+    """Return the revisions; raise MigrationError if a file cannot be read as one."""
     try:
         scripts = ScriptDirectory.from_config(config)
         scripts.get_heads()
     except (CommandError, RevisionError) as error:
         raise MigrationError(str(error)) from error
+    except Exception as error:
+        raise MigrationError(f"a revision cannot be read: {_fault(error)}") from error
     return scripts
+
+
+@contextmanager
+def named_faults(script: Script) -> Iterator[None]:
+    """Turn an error of a revision's own code into a MigrationError that names the line."""
+    try:
+        yield
+    except (OperationError, CommandError, RevisionError, DBAPIError):
+        raise
+    except Exception as error:
+        raise MigrationError(f"revision {script.revision} breaks: {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    """Return an error with the last line of the project that it passed."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames and "<" not in frames[-1].filename else ""
+    return f"{where}{type(error).__name__}: {error}"
+
+
+def _refuse_irreversible(undone: Iterable[Script]) -> None:
+    for script in undone:
+        try:
+            statements_of(script.module, back=True)
+        except MigrationError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                name = f"{script.revision} ({script.doc})"
+                raise MigrationError(
+                    f"revision {name} has no way back, so nothing is undone: {error.__cause__}"
+                ) from error
 
 
 @dataclass
@@ -454,7 +489,7 @@ class _Run:
                 connection.info["pause"] = paused, pause
             self.config.attributes["connection"] = connection
             steps = only(self.scripts, script, back=back, recorded_only=recorded_only)
-            with EnvironmentContext(self.config, self.scripts, fn=steps):
+            with named_faults(script), EnvironmentContext(self.config, self.scripts, fn=steps):
                 self.scripts.run_env()
 
 

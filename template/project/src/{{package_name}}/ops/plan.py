@@ -24,7 +24,19 @@ from sqlalchemy.exc import DBAPIError
 from .base import Changes, MigrationError
 from .connections import connect, connect_all, engine_for
 from .effects import compare, read_catalogue
-from .migrate import applied, changes_of, find_path, guard, is_contract, load_config, only, statements_of, version_of
+from .migrate import (
+    applied,
+    changes_of,
+    find_path,
+    guard,
+    is_contract,
+    load_config,
+    load_scripts,
+    named_faults,
+    only,
+    statements_of,
+    version_of,
+)
 from .privileges import quoted
 from .topology import Topology
 
@@ -153,7 +165,7 @@ def make_plan(
         connect_all(owner_urls, statement_timeout=60) as connections,
     ):
         topology = Topology(links)
-        scripts = ScriptDirectory.from_config(config)
+        scripts = load_scripts(config)
         try:
             found = [applied(scripts, version_of(connection)) for connection in connections.values()]
             path = find_path(scripts, found, target, down=down)
@@ -262,7 +274,8 @@ class _Rehearsal:
 
     def _run(self, connection: Connection, script: Script, *, back: bool) -> None:
         self.config.attributes["connection"] = connection
-        with EnvironmentContext(self.config, self.scripts, fn=only(self.scripts, script, back=back)):
+        steps = only(self.scripts, script, back=back)
+        with named_faults(script), EnvironmentContext(self.config, self.scripts, fn=steps):
             self.scripts.run_env()
 
     def _record(self, connection: Connection, changes: Changes, statements: list[PlannedStatement]) -> None:
@@ -329,8 +342,9 @@ def _scratch_database(admin: Connection, admin_url: URL, owner: Connection, owne
         ) from error
     scratch = owner_url.set(database=name)
     try:
-        admin.exec_driver_sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         with connect(admin_url.set(database=name), node=name, pinned=True) as prepared:
+            # Not in the node's own database, whose links may replicate it.
+            prepared.exec_driver_sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             for statement in extensions:
                 prepared.exec_driver_sql(statement.replace("%", "%%"))
         with connect(scratch, node=name) as prepared:
@@ -375,8 +389,8 @@ _EXTENSIONS = """
 _FUNCTIONS = """
     WITH own AS (
         SELECT n.oid, nspname FROM pg_namespace AS n
-        LEFT JOIN pg_depend ON objid = n.oid AND classid = 'pg_namespace'::regclass AND deptype = 'e'
-        WHERE nspname = ANY (:system) AND objid IS NULL
+        WHERE nspname = ANY (:system) AND NOT EXISTS (SELECT FROM pg_extension WHERE extnamespace = n.oid)
+          AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = n.oid AND classid = 2615 AND deptype = 'e')
     )
     SELECT format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM own
     UNION ALL SELECT format('CREATE SEQUENCE IF NOT EXISTS %I.%I', nspname, relname)

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 from .autogenerate import missing_operations
 from .base import MigrationError
 from .connections import connect, connect_all, engine_for
-from .migrate import applied, differences, load_config, node_to_compare, read_schema, resolve, version_of
+from .migrate import applied, differences, load_config, load_scripts, node_to_compare, read_schema, resolve, version_of
 from .topology import Topology
 
 
@@ -57,7 +57,7 @@ def places(owner_urls: Mapping[str, URL], *, project: Path = Path()) -> list[Pla
     Raises:
         Unreachable: a node cannot be reached.
     """
-    scripts = ScriptDirectory.from_config(load_config(project))
+    scripts = load_scripts(load_config(project))
     nodes = {node: url for node, url in owner_urls.items() if node not in Topology.nodes_without_models}
 
     def look(node: str) -> Place:

@@ -124,6 +124,10 @@ class Cluster(ABC):
             monitor_nodes=self.monitor_urls(),
         )
 
+    def log(self, name: str) -> str:
+        """Return the end of the log of a node, where this machine has it."""
+        return ""
+
     def derived(self, purpose: str) -> str:
         """Return a secret for a purpose. It stays the same, because the administrator's password is its key."""
         key = str(next(iter(self.admin_urls().values())).password or "")

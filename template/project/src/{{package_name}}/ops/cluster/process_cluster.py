@@ -37,6 +37,9 @@ SUPERUSER = "postgres"
 SPARE_PORTS = range(23001, 23901)
 """Ports to use when a node's own port is taken. Arbitrary, but below those that systems assign to clients."""
 
+LOG_BYTES = 20_000
+"""Bytes at the end of a log that are read for a finding. Arbitrary."""
+
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -49,6 +52,8 @@ SETTINGS = {
     "min_wal_size": "32MB",
     "log_min_messages": "warning",
     "timezone": "UTC",
+    # `verify` does not complain about the lack of durability.
+    "local.throwaway": "on",
 }
 """Settings of every server: no durability, little memory, loopback only."""
 
@@ -150,6 +155,12 @@ class ProcessCluster(Cluster):
             self._refuse_paused(state, [find_node(name)])
             self._start(state, self._not_ready(state, [find_node(name)]))
             self._write_env()
+
+    def log(self, name: str) -> str:
+        """Return the end of the log of a node."""
+        with self._process(self._existing(), find_node(name)).log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+            return file.read().decode(errors="replace")
 
     def admin_urls(self) -> dict[str, URL]:
         """Return the URL of each node for the superuser."""

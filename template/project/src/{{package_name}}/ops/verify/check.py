@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from sqlalchemy import URL, Select
 from sqlalchemy.exc import DBAPIError
 
+from ...db import PoolLimits
 from ...db.retry import first_line, sqlstate_of
 from ..base import TopologyError
 from ..cluster import Cluster
@@ -48,10 +49,16 @@ passed, warned, failed, skipped = (partial(CheckResult, status) for status in St
 
 def judge(problems: list[str], summary: str, evidence: Mapping[str, object], doubts: Sequence[str] = ()) -> CheckResult:
     """Return a FAIL with the problems if there are any, else a WARN with the doubts, else a PASS with the summary."""
+    if doubts:
+        evidence = {**evidence, "doubts": doubts}
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        return failed("; ".join(problems[:5]) + more, {**evidence, "problems": problems})
-    return warned("; ".join(doubts), evidence) if doubts else passed(summary, evidence)
+        return failed(_first(problems), {**evidence, "problems": problems})
+    return warned(_first(doubts), evidence) if doubts else passed(summary, evidence)
+
+
+def _first(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class CheckContext:
     """Folder with an `alembic.ini` for this program; else the revisions are those of the package."""
     cluster: Cluster | None = None
     """The local cluster, for checks that stop nodes; without it they are skipped."""
+    pool: PoolLimits = field(default_factory=PoolLimits)
+    """Pool of the application, which needs room on every node."""
     transaction_pooler: bool = False
     """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
 

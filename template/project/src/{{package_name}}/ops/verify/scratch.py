@@ -59,7 +59,7 @@ class Scratch:
                     self.create_tables(topology.connections[node], Base.metadata)
                 topology.wait_for_ddl()
                 for node in topology.writers():
-                    keys.set_sequence_node(topology.connections[node], topology.node_number(node))
+                    keys.set_sequence_node(topology.connections[node], topology.node_number(node), self.schema)
             except BaseException:
                 # No row was written, so none can still be on its way to a table that is gone.
                 for node in nodes:
