@@ -123,6 +123,7 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/fault.py
+    tests/runtime/faults.py
     tests/runtime/models.py
     tests/runtime/privilege_additions.py
     tests/runtime/processes.py
