@@ -102,7 +102,8 @@ def public(answers: dict[str, str]) -> dict[str, str]:
 def test_an_installed_project_migrates_in_an_empty_folder(renders: Path, tmp_path: Path) -> None:
     project, dist, home = tmp_path / "shop", tmp_path / "dist", tmp_path / "home"
     shutil.copytree(renders / DEFAULT, project)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, project]
+    options = ("--wheel", "--no-isolation", "--outdir", str(dist))
+    command = [sys.executable, "-m", "build", *options, str(project)]
     subprocess.run(command, capture_output=True, check=True)
     (built,) = dist.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(built).namelist() if "/migrations/" in name}
@@ -115,7 +116,7 @@ def test_an_installed_project_migrates_in_an_empty_folder(renders: Path, tmp_pat
     home.mkdir()
 
     def shop(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [folder / "bin/shop", *arguments]
+        command = [str(folder / "bin/shop"), *arguments]
         return subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
 
     try:

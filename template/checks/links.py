@@ -18,6 +18,7 @@ class LinksCheck(Check):
         """Sample the links until all are up, one is lost, or the time is over."""
         problems: list[str] = []
         with context.topology() as topology:
+            topology.check_peers(len(topology.connections))
             errors = topology.apply_errors()
             deadline = time.monotonic() + self.RECONNECT_TIMEOUT
             watched = time.monotonic() + (self.RETRY_TIMEOUT if any(errors.values()) else 0)

@@ -23,7 +23,9 @@ def open_comparer(owner_urls: Mapping[str, URL], admin_urls: Mapping[str, URL], 
         connect_all(owner_urls, statement_timeout=60) as readers,
         connect_all(admin_urls, pinned=True) as watchers,
     ):
-        yield Comparer(readers, wait_for_catchup=Topology(watchers).wait_for_catchup, **options)
+        topology = Topology(watchers)
+        topology.check_peers(len(watchers))
+        yield Comparer(readers, wait_for_catchup=topology.wait_for_catchup, **options)
 
 
 def diff(

@@ -185,8 +185,13 @@ class Topology(BaseTopology):
 
     def drop_schemas(self, *schemas: str) -> None:
         """Drop schemas, with everything in them, on every node, once all changes to their tables have arrived."""
+        self._keep_clients_out(schemas)
         if len(self.ddl_nodes()) > 1:
             self._drain(schemas)
+        else:
+            # A link that is broken does not matter here.
+            with suppress(TopologyError):
+                self.wait_for_catchup(timeout=10.0)
         super().drop_schemas(*schemas)
 
     def node_number(self, node: str) -> int:
@@ -224,13 +229,13 @@ class Topology(BaseTopology):
         refuse_models(models)
 
     def check_peers(self, nodes: int) -> None:
-        """Refuse to migrate if nodes of the mesh are not configured."""
+        """Raise MigrationError if nodes of the mesh are not configured, because what is written reaches them all."""
         for node, connection in self.connections.items():
             links = connection.execute(text(_SPOCK_LINKS if has_spock(connection) else _NATIVE_LINKS)).all()
             if len(links) > nodes - 1:
                 raise MigrationError(
                     f"{node} has {len(links)} peers, and {nodes - 1} of them are configured: "
-                    "name every node of the mesh, because a migration needs all of them"
+                    "name every node of the mesh in the settings"
                 )
 
     def revision_nodes(self, changes: Changes) -> list[str]:
@@ -256,6 +261,19 @@ class Topology(BaseTopology):
 
         app.command()(diff)
         app.command()(repair)
+
+    def _keep_clients_out(self, schemas: Sequence[str]) -> None:
+        """Take the schemas away from clients of `verify` that an interrupt has left writing.
+
+        A row that is written while its table is dropped elsewhere would block its link for ever.
+        """
+        values = {"schemas": list(schemas)}
+        for node in self.ddl_nodes():
+            connection = self.connections[node]
+            for statement in connection.scalars(text(_REVOKE), values).all():
+                connection.exec_driver_sql(statement)
+        for connection in self.connections.values():
+            connection.execute(text(_END_CLIENTS))
 
     def _drain(self, schemas: Sequence[str]) -> None:
         """Wait until every change to the tables of some schemas has arrived, deleting the rows that block one.
@@ -378,6 +396,18 @@ _SET_ORIGIN = "SELECT pg_replication_origin_session_setup('migrate')"
 _RESET_ORIGIN = "SELECT pg_replication_origin_session_reset()"
 
 _WRITES_VERSION = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM) alembic_version\b")
+
+_REVOKE = """
+    SELECT DISTINCT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', nspname, pg_get_userbyid(grantee))
+    FROM pg_namespace AS n JOIN pg_class ON relnamespace = n.oid CROSS JOIN aclexplode(relacl)
+    WHERE nspname = ANY(:schemas) AND grantee <> relowner AND grantee <> 0
+"""
+
+# By the name that their Database gives them; a lock keeps other runs of `verify` away.
+_END_CLIENTS = """
+    SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+    WHERE application_name = 'verify' AND datname = current_database()
+"""
 
 _DELETE_ROWS = (
     "SELECT format('DELETE FROM %I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = ANY(:schemas)"

@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import concurrency, constraints, mesh, nodes, obstacles, privileges, references, replication, rows
+from . import concurrency, constraints, mesh, nodes, obstacles, privileges, references, replication
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -12,7 +12,7 @@ ALL: tuple[type[Check], ...] = (
     obstacles.NothingTakesRowsOrRights,
     nodes.SchemaIsTheSame,
     nodes.ModelsAreMigrated,
-    rows.RowsAreTheSame,
+    mesh.RowsAreTheSame,
     references.EveryReferenceLeadsToARow,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     replication.RowsReachEveryNode,

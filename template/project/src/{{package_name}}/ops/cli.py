@@ -2,8 +2,9 @@
 
 import logging
 import secrets
+import sys
 import time
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -121,7 +122,7 @@ def migrate(
 
         planned = make_plan(urls.admin, owner_urls=urls.owner, target=to, down=down, rehearse=not sql)
         print(planned.json() if as_json else "\n".join(planned.sql() if sql else planned.lines()))
-        return
+        raise typer.Exit(1 if any(one.refusal for one in planned.revisions) else 0)
     revision = runner.migrate(
         urls.admin,
         owner_urls=urls.owner,
@@ -141,7 +142,7 @@ def migrate(
 
 @app.command()
 def revision(
-    message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")],
+    message: Annotated[str, typer.Option("--message", "-m", help="Title of the revision, in a few words.")] = "",
     empty: Annotated[bool, typer.Option("--empty", help="Do not compare the models with the database.")] = False,
     change: Annotated[
         str | None,
@@ -150,10 +151,17 @@ def revision(
 ) -> None:
     """Write a new migration from the difference between the models and the database."""
     from .autogenerate import write_revision
-    from .expand_contract import write_steps
+    from .expand_contract import FORMS, write_steps
 
+    if change == "help":
+        print(FORMS.strip("\n"))
+        return
+    if not message.strip():
+        raise MigrationError("a revision needs a title: add -m TITLE")
     urls = operations_urls()
-    files = write_revision(message, empty=empty) if change is None else write_steps(urls.owner, change, message)
+    # Alembic reports to stdout, where only the files belong.
+    with redirect_stdout(sys.stderr):
+        files = write_revision(message, empty=empty) if change is None else write_steps(urls.owner, change, message)
     for file in files:
         print(file)
     if not files:

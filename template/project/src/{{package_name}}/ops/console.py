@@ -58,6 +58,9 @@ class Commands(TyperGroup):
             if ctx.params["debug"]:
                 raise
             message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except KeyboardInterrupt:
+            talk.print("[red]interrupted[/]: what was finished stays; run it again to go on")
+            sys.exit(130)
         talk.print(f"[red]error[/]: {escape(message)}", soft_wrap=True)
         sys.exit(2)
 

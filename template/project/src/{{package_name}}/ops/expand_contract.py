@@ -90,7 +90,13 @@ def _drafts(connection: Connection, request: str) -> list[Draft]:
     for pattern, write in _WRITERS.items():
         if match := re.fullmatch(pattern, " ".join(request.split()), re.IGNORECASE):
             found = match.groupdict()
-            return write(_column(connection, found["table"], found["column"]), found)
+            column = _column(connection, found["table"], found["column"])
+            there = found.get("other") or column.table, found.get("new") or column.name
+            if {"new", "other"} & found.keys() and connection.execute(
+                text(_COLUMN), {"table": there[0], "name": there[1].strip('"')}
+            ).all():
+                raise MigrationError(f"there is a column {'.'.join(there)} already")
+            return write(column, found)
     raise MigrationError(f"{request!r} is none of these changes:{FORMS}")
 
 

@@ -58,7 +58,7 @@ class Loss:
     def __str__(self) -> str:
         """Return two lines: the revisions, and the tables with their rows."""
         lost = [f"{name} ({_count(number)})" for name, number in self.rows.items()]
-        return f"undone: {', '.join(self.revisions)}\nlost: {', '.join(lost) or 'no table and no column'}"
+        return f"to be undone: {', '.join(self.revisions)}\nto be lost: {', '.join(lost) or 'no table and no column'}"
 
 
 def load_config(project: Path = Path()) -> Config:
@@ -213,9 +213,9 @@ def prove_replication(topology: Topology) -> None:
     if topology.left_out_tables():
         # A link that was not told of a table is told then.
         topology.wait_for_ddl()
-    left_out = [
+    left_out = sorted(
         f"{table} ({node})" for node, table in topology.left_out_tables() if not table.startswith(SCRATCH_PREFIX)
-    ]
+    )
     if left_out:
         raise MigrationError(
             f"no link carries {', '.join(left_out[:5])}, so rows stay on their node. Add the table to what every node "
@@ -541,11 +541,10 @@ def is_contract(script: Script) -> bool:
 def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
     for number, (script, back) in enumerate(path):
         if not back and is_contract(script):
-            earlier = [f"`{PROGRAM} migrate {one.revision}` runs those before it, and " for one, _ in path[:number]]
-            before = earlier[-1] if earlier else ""
+            before = f"migrate to {path[number - 1][0].revision} first, and " if number else ""
             raise MigrationError(
                 f"revision {script.revision} ({script.doc}) takes away what earlier code may still use: {before}"
-                f"`{PROGRAM} migrate --contract` runs it, once every process has code that does without"
+                "run it with --contract once every process has code that does without"
             )
 
 

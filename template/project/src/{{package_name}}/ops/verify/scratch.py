@@ -52,6 +52,7 @@ class Scratch:
         self.database = Database(urls, retry=retry, transaction_pooler=transaction_pooler, **options)
         # While a table is on some nodes only, a migration or a second schema cannot be made.
         with topology.migration_lock(wait=DDL_WAIT):
+            topology.check_peers(len(topology.connections))
             nodes = topology.ddl_nodes()
             try:
                 for node in nodes:
