@@ -123,9 +123,7 @@ FILES = """
     tests/runtime/commit_proxy.py
     tests/runtime/conftest.py
     tests/runtime/fault.py
-    tests/runtime/faults.py
     tests/runtime/models.py
-    tests/runtime/privilege_additions.py
     tests/runtime/processes.py
     tests/runtime/project/__init__.py
     tests/runtime/project/alembic.ini
