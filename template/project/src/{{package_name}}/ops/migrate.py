@@ -130,10 +130,11 @@ def migrate(
                 path = find_path(scripts, found, target, down=down)
                 if not contract and any(found):
                     _refuse_contracts(path)
+                undone = [script for script, back in path if back]
+                _refuse_irreversible(undone)
                 for script, back in path:
                     topology.check_revision(script.module, back=back)
-                if undone := [script for script, back in path if back]:
-                    _refuse_irreversible(undone)
+                if undone:
                     confirm(find_loss(connections.values(), undone))
                 for script, back in path:
                     run.step(script, back)
@@ -389,7 +390,7 @@ def statements_of(revision: ModuleType, *, back: bool) -> list[str]:
             (revision.downgrade if back else revision.upgrade)()
     except Exception as error:
         raise MigrationError(
-            f"revision {revision.revision} cannot be read without a database ({type(error).__name__}: {error}). Put "
+            f"revision {revision.revision} cannot be read without a database ({_fault(error)}). Put "
             'the queries it needs into a revision of its own with changes = "data"'
         ) from error
     return [statement for part in written if (statement := part.strip())]
