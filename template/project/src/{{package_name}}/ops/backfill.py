@@ -47,7 +47,7 @@ def backfill(table: str, assignments: str, *, where: str = "true", rows: int = 1
     paused, pause = connection.info.get("pause", (ExitStack(), nullcontext))
     done, last = 0, None
     with context.autocommit_block():
-        # What the revision changed before is committed.
+        # The changes of the revision before this are committed.
         paused.close()
         while True:
             started = time.monotonic()
