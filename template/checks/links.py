@@ -35,7 +35,7 @@ class LinksCheck(Check):
             for link in blocked:
                 log = read_log(context, link.receiver)
                 problems.append(f"{link.name} is blocked by a change{topology.explain_blocked(link, log)}")
-        problems += [f"{link}; {link.advice}".removesuffix("; ") for link in down if link not in blocked]
+        problems += [link.explanation for link in down if link not in blocked]
         states = {link.name: link.state for link in links}
         return judge(problems, f"{len(links)} links {' and '.join(sorted(set(states.values())))}", states)
 

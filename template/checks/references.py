@@ -4,7 +4,7 @@ from sqlalchemy import text
 
 from ...connections import connect_all
 from ...topology import Topology
-from ..check import Check, CheckContext, CheckResult, judge
+from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge
 
 
 class EveryReferenceLeadsToARow(Check):
@@ -16,9 +16,6 @@ class EveryReferenceLeadsToARow(Check):
     requires = ("EveryNodeAnswers", "SchemaIsTheSame")
     timeout = 60.0
 
-    MAX_ROWS = 1_000_000
-    """Rows of a table, by the server's estimate, above which its keys are left out: it would take minutes."""
-
     def run(self, context: CheckContext) -> CheckResult:
         """Look for rows whose foreign key refers to no row, twice, because a row can arrive before its parent."""
         problems: list[str] = []
@@ -28,8 +25,8 @@ class EveryReferenceLeadsToARow(Check):
         with connect_all(urls, statement_timeout=60) as connections, context.topology() as topology:
             for node in (one for one in topology.writers() if one in connections):
                 keys = connections[node].execute(text(_FOREIGN_KEYS)).all()
-                large += [f"{node}: {key.name}" for key in keys if key.estimate > self.MAX_ROWS]
-                for key in (one for one in keys if one.estimate <= self.MAX_ROWS):
+                large += [f"{node}: {key.name}" for key in keys if key.estimate > MAX_ROWS]
+                for key in (one for one in keys if one.estimate <= MAX_ROWS):
                     count += 1
                     if connections[node].exec_driver_sql(key.query).first():
                         topology.wait_for_catchup(timeout=5)

@@ -1,7 +1,8 @@
 """The check that the nodes have the same rows."""
 
-from ...diff import describe, numbered, open_comparer, undecided
-from ..check import Check, CheckContext, CheckResult, judge, skipped
+from ...base import numbered
+from ...diff import describe, open_comparer, undecided
+from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge, skipped
 
 
 class RowsAreTheSame(Check):
@@ -14,9 +15,6 @@ class RowsAreTheSame(Check):
     requires = ("EveryNodeAnswers", "SchemaIsTheSame")
     timeout = 60.0
 
-    MAX_ROWS = 1_000_000
-    """Rows of a table, by the server's estimate, above which it is left to `diff`: it would take minutes."""
-
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the rows of the tables that are not too large."""
         problems: list[str] = []
@@ -24,7 +22,7 @@ class RowsAreTheSame(Check):
         rows: dict[str, int] = {}
         with open_comparer(context.owner_urls, context.admin_urls, most=5) as comparer:
             every = comparer.tables()
-            large = [str(table) for table in every if table.estimate > self.MAX_ROWS]
+            large = [str(table) for table in every if table.estimate > MAX_ROWS]
             for table in every:
                 if str(table) not in large:
                     result = comparer.compare(table)

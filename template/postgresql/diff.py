@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from sqlalchemy import URL
 
+from .base import numbered
 from .connections import connect_all
 from .console import operations_urls, out, talk
 from .rows import Comparer, Comparison
@@ -57,11 +58,6 @@ def diff(
         counts = ", ".join(numbered(number, word) for word, number in numbers.items())
         talk.print(f"{verdict}: {counts}")
     raise typer.Exit(0 if same else 1)
-
-
-def numbered(number: int, word: str) -> str:
-    """Return a number with a word: `1 row`, `2 rows`."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def describe(result: Comparison) -> list[str]:

@@ -117,7 +117,8 @@ class Topology(BaseTopology):
             blockers = {row.name: row for row in connection.execute(text(_BLOCKERS))}
             for row in connection.execute(query):
                 if (origin := node_of.get(row.origin)) is not None and origin != receiver:
-                    links[origin, receiver] = self._judge(origin, receiver, row, blockers.get(row.name))
+                    blocker = blockers.get(row.name) or blockers.get(None)
+                    links[origin, receiver] = self._judge(origin, receiver, row, blocker)
         return list(links.values())
 
     def _judge(self, origin: str, receiver: str, link: Row[Any], blocker: Row[Any] | None) -> Link:
@@ -159,9 +160,7 @@ class Topology(BaseTopology):
                 next_check = now + 0.2
                 links = [link for link in self.links() if (link.origin, link.receiver) in late]
                 if lost := [link for link in links if link.is_lost or now > deadline]:
-                    receivers = dict.fromkeys(link.receiver for link in lost)
-                    blocked = [f"; on {node}, {found}" for node in receivers for found in self._blocking(node)]
-                    raise TopologyError("not replicated: " + ", ".join(map(str, lost)) + "".join(blocked))
+                    raise TopologyError("not replicated: " + ", ".join(link.explanation for link in lost))
                 # One error may be a peer that restarts; a second one is the same change failing again.
                 failing = [link for link, count in self.apply_errors().items() if count > errors.get(link, 0) + 1]
                 if failing:
@@ -314,15 +313,6 @@ class Topology(BaseTopology):
             return bool(self.connections[receiver].scalar(text(_SPOCK_HAS_APPLIED), values))
         return False
 
-    def _blocking(self, node: str) -> list[str]:
-        """Return the sessions of a node that hold a lock that a change from another node waits for."""
-        rows = self.connections[node].execute(text(_BLOCKING))
-        return [
-            f"pid {row.pid} ({row.application or 'no application name'}, {row.state} since {row.since}) blocks the "
-            "changes: end its transaction"
-            for row in rows
-        ]
-
     def apply_errors(self) -> dict[str, int]:
         """Return how often each link has failed to apply a change."""
         query = text("SELECT subname, apply_error_count FROM pg_stat_subscription_stats")
@@ -407,6 +397,7 @@ _REVOKE = """
 _END_CLIENTS = """
     SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
     WHERE application_name = 'verify' AND datname = current_database()
+      AND (pg_has_role(usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))
 """
 
 _DELETE_ROWS = (
@@ -429,12 +420,16 @@ _NATIVE_LINKS = """
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
+# Workers of Spock have no subscription in the view.
 _BLOCKERS = """
-    SELECT DISTINCT ON (w.subname) w.subname AS name, b.pid, b.application_name AS application, b.state,
+    SELECT DISTINCT ON (subname) subname AS name, b.pid, b.application_name AS application, b.state,
            round(extract(epoch FROM now() - coalesce(l.waitstart, now()))) AS waits
-    FROM pg_stat_subscription AS w CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS blocker (pid)
+    FROM pg_stat_activity AS w LEFT JOIN pg_stat_subscription USING (pid)
+    CROSS JOIN unnest(pg_blocking_pids(w.pid)) AS blocker (pid)
     JOIN pg_stat_activity AS b ON b.pid = blocker.pid LEFT JOIN pg_locks AS l ON l.pid = w.pid AND NOT l.granted
-    WHERE w.pid IS NOT NULL AND b.backend_type = 'client backend'
+    WHERE w.backend_type ~ '^(logical replication|spock)' AND w.datname = current_database()
+      AND b.backend_type = 'client backend'
+    ORDER BY subname, waits DESC
 """
 
 # The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
@@ -452,16 +447,6 @@ _FAILURE = re.compile(
     r'[^\n]*CONTEXT: [^\n]*replication origin "pg_(?P<oid>\d+)"[^\n]*finished at (?P<lsn>[0-9A-F]+/[0-9A-F]+)'
 )
 """Entry of a server's log for a change that could not be applied."""
-
-_BLOCKING = """
-    SELECT pid, application_name AS application, state, date_trunc('second', xact_start)::text AS since
-    FROM pg_stat_activity
-    WHERE pid IN (
-        SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity
-        WHERE backend_type ~ '^(logical replication|spock)' AND datname = current_database()
-    ) AND backend_type = 'client backend'
-    ORDER BY xact_start
-"""
 
 _REFRESH_LINKS = """
     SELECT format('ALTER SUBSCRIPTION %I REFRESH PUBLICATION WITH (copy_data = false)', subname) FROM pg_subscription

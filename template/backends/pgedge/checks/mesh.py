@@ -53,10 +53,8 @@ class ServersAreSetUp(Check):
                 doubts.append(f"{node}: spock.exception_behaviour = transdiscard drops failing transactions")
             plugin = "spock_output" if "spock" in extensions[node] else "pgoutput"
             if plugin not in (plugins := found.get("output_plugin_libraries", plugin)):
-                add = (
-                    f"ALTER SYSTEM SET output_plugin_libraries = {plugins or '...'}, {plugin}; SELECT pg_reload_conf()"
-                )
-                add = add.replace("...,", "")
+                libraries = ", ".join(filter(None, (plugins, plugin)))
+                add = f"ALTER SYSTEM SET output_plugin_libraries = {libraries}; SELECT pg_reload_conf()"
                 problems.append(f"{node}: output_plugin_libraries lacks {plugin}, so no change leaves it: {add}")
         free = iter(sorted({*range(1, 1024)} - set(numbers.values())))
         for number in set(numbers.values()):

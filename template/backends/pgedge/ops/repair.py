@@ -19,10 +19,10 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ..db.retry import Verdict, classify, first_line, sqlstate_of
-from .base import OperationError
+from .base import OperationError, numbered
 from .connections import connect_all, engine_for
 from .console import operations_urls, out, talk
-from .diff import numbered, open_comparer, undecided
+from .diff import open_comparer, undecided
 from .rows import Comparer, Comparison, Difference, Table, Version, lock_rows, print_alike
 from .topology import Topology, mark_as_local
 

@@ -75,6 +75,11 @@ class Link:
         """Return both ends."""
         return f"{self.origin}→{self.receiver}"
 
+    @property
+    def explanation(self) -> str:
+        """Return the link with its state, and with the advice if there is one."""
+        return f"{self}; {self.advice}" if self.advice else str(self)
+
     def __str__(self) -> str:
         return f"{self.name} {self.state}"
 
@@ -297,6 +302,11 @@ def _unlock(connection: Connection, key: int) -> None:
     # The server has released the lock of a connection that is lost.
     with suppress(DBAPIError):
         connection.execute(text(f"SELECT pg_advisory_unlock({key})"))
+
+
+def numbered(number: int, word: str) -> str:
+    """Return a number with a word: `1 row`, `2 rows`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def split_statements(text: str) -> list[str]:

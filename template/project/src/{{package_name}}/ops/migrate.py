@@ -29,7 +29,7 @@ from ..db.retry import sqlstate_of
 from ..settings import Settings
 from ..urls import URL_SCHEME
 from . import PROGRAM
-from .base import Changes, MigrationError, OperationError, Pause, Step
+from .base import Changes, MigrationError, OperationError, Pause, Step, numbered
 from .connections import connect_all, engine_for
 from .effects import Catalogue, compare, read_catalogue
 from .indexes import drop_leftovers
@@ -568,7 +568,7 @@ def _count_rows(connection: Connection, table: str) -> int:
 def _count(number: int) -> str:
     if number > COUNTED_ROWS:
         return f"more than {COUNTED_ROWS} rows"
-    return "1 row" if number == 1 else f"{number} rows"
+    return numbered(number, "row")
 
 
 _TREACHEROUS = """

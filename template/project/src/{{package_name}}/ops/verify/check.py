@@ -61,6 +61,10 @@ def _first(lines: Sequence[str]) -> str:
     return "; ".join(lines[:5]) + more
 
 
+MAX_ROWS = 1_000_000
+"""Rows of a table, by the server's estimate, above which no check reads all of it: it would take minutes."""
+
+
 @dataclass(frozen=True)
 class CheckContext:
     """The cluster to check, in one run."""
