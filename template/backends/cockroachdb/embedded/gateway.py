@@ -13,6 +13,7 @@ It runs without the rest of the package, so that it starts fast.
 
 import asyncio
 import os
+import re
 import signal
 import struct
 import sys
@@ -75,8 +76,7 @@ class Gateway:
 
 
 def _without_unknown(options: str) -> str:
-    kept = [option for option in options.split("-c ") if option and not option.startswith(UNKNOWN_TO_POSTGRESQL)]
-    return " ".join(word for option in kept for word in ("-c", *option.split()))
+    return re.sub(rf"-c\s*({'|'.join(UNKNOWN_TO_POSTGRESQL)})=\S*\s?", "", options)
 
 
 async def _forward_login(server: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:

@@ -172,9 +172,12 @@ class Engines:
             # Nothing may depend on a session that the next transaction does not get: neither prepared statements nor
             # settings. The role carries the timeouts then (ALTER ROLE … SET statement_timeout).
             return login | {"prepare_threshold": None} | theirs
-        writer = self.backend.session_settings("write", self.timeouts)
-        settings = [f"-c {name}={value}" for name, value in self.backend.session_settings(mode, self.timeouts).items()]
-        ours, readers = settings[: len(writer)], settings[len(writer) :]
+        writers = self.backend.session_settings("write", self.timeouts)
+        settings = self.backend.session_settings(mode, self.timeouts)
+        ours, readers = (
+            [f"-c {name}={value}" for name, value in settings.items() if (name in writers) is of_writers]
+            for of_writers in (True, False)
+        )
         # The last setting of a name holds: reads rely on those that only readers have.
         options = " ".join([*ours, theirs.get("options") or os.environ.get("PGOPTIONS", ""), *readers])
         return login | theirs | {"options": options}
