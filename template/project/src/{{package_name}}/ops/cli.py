@@ -17,7 +17,7 @@ from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
 from . import BACKEND, PURPOSE
-from .base import MigrationError, Step
+from .base import MigrationError, OperationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
 from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
@@ -214,12 +214,15 @@ def verify(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Skip the checks that write.")] = False,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
 
-    urls = operations_urls()
+    if chaos and read_only:
+        raise OperationError("--chaos stops nodes under load, which is not --read-only: choose one of them")
+    urls = operations_urls(read_only=read_only)
     cluster = open_cluster() if chaos else None
     if cluster is not None and cluster.urls() != urls.application:
         raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")
@@ -229,7 +232,12 @@ def verify(
     seed = secrets.randbelow(2**32) if seed is None else seed
     pooler, pool = Settings().transaction_pooler, Settings().pool
     subject = CheckContext(
-        urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler, pool=pool
+        *(urls.application, urls.admin, seed),
+        owner_urls=urls.owner,
+        cluster=cluster,
+        transaction_pooler=pooler,
+        pool=pool,
+        read_only=read_only,
     )
     checks = WITH_CHAOS if chaos else ALL
     with talk.status("verifying") as progress:
