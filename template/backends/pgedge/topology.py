@@ -145,7 +145,8 @@ class Topology(BaseTopology):
                 f"silent for {there.silence:.0f} s: its apply worker, process {link.pid} on {receiver}, does nothing"
             )
             advice = f"let it go on with `kill -CONT {link.pid}`"
-        return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice)
+        lag = None if there is None else there.lag
+        return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice, lag=lag)
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
@@ -435,7 +436,8 @@ _BLOCKERS = """
 # The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
 _SLOT = """
     SELECT active, (SELECT max(extract(epoch FROM now() - reply_time))::float8 FROM pg_stat_replication
-                    WHERE application_name = :link) AS silence
+                    WHERE application_name = :link) AS silence,
+           (SELECT extract(epoch FROM replay_lag)::float8 FROM pg_stat_replication WHERE pid = active_pid) AS lag
     FROM pg_replication_slots WHERE slot_name = :slot
 """
 

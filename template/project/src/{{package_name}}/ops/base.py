@@ -69,6 +69,8 @@ class Link:
     """True if it does not come back by waiting."""
     advice: str = ""
     """Statement that mends it, after the name of the node to run it on and a colon."""
+    lag: float | None = None
+    """Seconds by which the receiver is behind, by the origin's view of it; None if nothing is on its way."""
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import logging
 import secrets
 import sys
 import time
-from contextlib import closing, redirect_stdout
+from contextlib import closing, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -215,10 +215,13 @@ def verify(
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Skip the checks that write.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page for people.", metavar="FILE")] = None,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
+    from .verify.look import look_at
+    from .verify.page import as_page, replacing
 
     if chaos and read_only:
         raise OperationError("--chaos stops nodes under load, which is not --read-only: choose one of them")
@@ -240,8 +243,11 @@ def verify(
         read_only=read_only,
     )
     checks = WITH_CHAOS if chaos else ALL
-    with talk.status("verifying") as progress:
-        result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+    with replacing(html) if html else nullcontext() as file:
+        with talk.status("verifying") as progress:
+            result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+        if file is not None:
+            file.write(as_page(result, look_at(urls.admin)))
     if as_json:
         print(report.as_json(result, BACKEND))
     else:

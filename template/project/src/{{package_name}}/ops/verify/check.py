@@ -13,7 +13,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, Select
+from sqlalchemy import URL, Connection, Select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...db import PoolLimits
@@ -70,6 +70,12 @@ class WouldWrite(OperationError):
     """A check asks for something to write to in a run that only reads, as if a server had refused the write."""
 
     sqlstate = "25006"
+
+
+class LacksPrivilege(OperationError):
+    """The role of a connection sees nothing of what a check compares, as if a server had refused the query."""
+
+    sqlstate = "42501"
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,11 @@ class CheckContext:
                     with topology.migration_lock(wait=wait):
                         drop_scratch(topology, left)
             yield
+
+    def check_sight(self, connection: Connection) -> None:
+        """Raise LacksPrivilege in a run that only reads if the role may not use the schema of the tables."""
+        if self.read_only and connection.scalar(text("SELECT current_schema()")) is None:
+            raise LacksPrivilege(f"{connection.engine.url.username} may not use the schema of the tables")
 
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
