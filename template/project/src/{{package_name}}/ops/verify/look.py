@@ -1,6 +1,6 @@
 """A look at the nodes and links of a cluster as they are, whichever of them answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from ..topology import Topology
 class Look:
     """The nodes and links at one moment."""
 
+    nodes: Sequence[str]
+    """All nodes, in the order of the settings."""
     software: Mapping[str, str]
     """Name and version of the server of each node that answers."""
     silent: Mapping[str, str]
@@ -43,7 +45,7 @@ def look_at(admin_urls: Mapping[str, URL]) -> Look:
                 )
                 return connection, str(connection.scalar(text("SELECT version()")))
             except (OperationError, DBAPIError) as error:
-                silent[node] = first_line(error)
+                silent[node] = first_line(error).removeprefix(f"{node} cannot be reached: ")
                 return None
 
         found = dict(zip(admin_urls, threads.map(ask, admin_urls), strict=True))
@@ -52,12 +54,13 @@ def look_at(admin_urls: Mapping[str, URL]) -> Look:
         writers: frozenset[str] = frozenset()
         with suppress(OperationError, DBAPIError):
             writers = frozenset(topology.writers())
+        nodes = tuple(admin_urls)
         try:
-            return Look(software, silent, writers, topology.links(), topology.apply_errors())
+            return Look(nodes, software, silent, writers, topology.links(), topology.apply_errors())
         except (OperationError, DBAPIError) as error:
-            return Look(software, silent, writers, problem=first_line(error))
+            return Look(nodes, software, silent, writers, problem=first_line(error))
 
 
 def _name(version: str) -> str:
     """Return the name and the number at the beginning of what a server reports."""
-    return " ".join(version.partition(" (")[0].split()[:3]).partition(" on ")[0]
+    return version.partition(" (")[0].partition(" on ")[0]

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import platform
+import re
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ SOFTWARE = (
 
 LAGS = (5, 20, 100, 1000)
 """Limits between the colours of the heat map, in milliseconds."""
+
+_CODE = re.compile("`([^`]+)`")
 
 MOST_TABLES = 40
 """Tables that are shown although nothing differs."""
@@ -73,7 +76,7 @@ def as_page(report: Report, look: Look) -> str:
     worst = next((one for one in (Status.FAIL, Status.WARN) if one in counts), Status.PASS)
     tally = (f"<li>{_status(status, f'{number} {WORDS[status]}')}</li>" for status, number in counts.items())
     checks = numbered(len(statuses), "check")
-    verdict = f"{counts[worst]} of {checks} {WORDS[worst]}" if worst in counts else "No check passed"
+    verdict = f"{counts.get(worst, 0)} of {checks} {WORDS[worst]}"
     seconds = sum(run.duration for run in report.runs)
     parts = [
         *(_findings(report.runs), _topology(look), _lags(report.runs, look), _rows(report.runs)),
@@ -111,7 +114,7 @@ def _text(value: object) -> str:
 
 def _status(status: Status, words: object) -> str:
     symbol = f'<span aria-hidden="true">{SYMBOLS[status]}</span>'
-    return f'<span class="status {status}">{symbol} {_text(words)}</span>'
+    return f'<span class="status {status}">{symbol} <span class="word">{_text(words)}</span></span>'
 
 
 def _section(title: str, *parts: str) -> str:
@@ -143,9 +146,9 @@ def _finding(run: Run) -> str:
     result = run.result
     lines = [*_lines(result.evidence.get("problems")), *_lines(result.evidence.get("doubts"))] or [result.summary]
     items = "".join(f"<li>{_text(line)}</li>" for line in lines)
-    hint = f'<p class="muted">{_text(run.check.hint())}</p>' if run.check.hint() else ""
+    hint = _CODE.sub(r"<code>\1</code>", _text(run.check.hint()))
     head = f"{_status(result.status, WORDS[result.status])} {_text(run.check.title())}"
-    return f'<article class="{result.status}"><h3>{head}</h3><ul>{items}</ul>{hint}</article>'
+    return f'<article class="{result.status}"><h3>{head}</h3><ul>{items}</ul><p class="muted">{hint}</p></article>'
 
 
 def _lines(value: object) -> list[object]:
@@ -154,12 +157,13 @@ def _lines(value: object) -> list[object]:
 
 def _topology(look: Look) -> str:
     rows = []
-    for node in (*look.software, *look.silent):
+    for node in look.nodes:
         fine = node in look.software
         state = _status(Status.PASS, "answers") if fine else _status(Status.FAIL, "no answer")
         about = look.software[node] if fine else look.silent[node]
-        role = ("takes writes" if node in look.writers else "reads only") if fine else ""
-        rows.append(f'<th scope="row">{_text(node)}</th><td>{state}</td><td>{_text(role)}</td><td>{_text(about)}</td>')
+        role = ("● writes" if node in look.writers else "○ reads") if fine else ""
+        cells = f'<td>{state}</td><td class="short">{role}</td><td>{_text(about)}</td>'
+        rows.append(f'<th scope="row">{_text(node)}</th>{cells}')
     nodes = _table("Nodes", ("node", "state", "role", "server"), rows)
     broken = [link for link in look.links if not link.is_up]
     items = "".join(f"<li>{_status(Status.FAIL, link.name)} {_text(link.explanation)}</li>" for link in broken)
@@ -173,33 +177,34 @@ def _topology(look: Look) -> str:
 
 def _drawing(look: Look) -> str:
     """Return the nodes, on a circle if there are links, and the links between them."""
-    nodes = [*look.software, *look.silent]
-    width, radius = 96, max(100, 20 * len(nodes)) if look.links else 0
-    columns = min(3, len(nodes))
-    size = 2 * radius + width + 8 if radius else columns * (width + 8)
-    height = size - 40 if radius else -(-len(nodes) // columns) * 64
-    places = {}
+    nodes = look.nodes
+    width, height, columns = 104, 64, min(3, len(nodes))
+    radius = max(100, 20 * len(nodes)) if look.links else 0
+    places: dict[str, tuple[float, float]] = {}
     for number, node in enumerate(nodes):
         angle = 2 * math.pi * number / len(nodes) - math.pi / 2
         row, column = divmod(number, columns)
+        # From the corner of the drawing, once the first of them is moved there.
         places[node] = (
-            (size / 2 + radius * math.cos(angle), height / 2 + (radius - 10) * math.sin(angle))
-            if radius
-            else ((column + 0.5) * (width + 8), row * 64 + 32)
+            (radius * math.cos(angle), radius * math.sin(angle)) if radius else (column * width, row * height)
         )
+    left, top = (min(place[axis] for place in places.values()) for axis in (0, 1))
+    places = {node: (x - left + width / 2, y - top + height / 2) for node, (x, y) in places.items()}
+    across, down = (max(place[axis] for place in places.values()) for axis in (0, 1))
     shapes = [_arrow(link, *places[link.origin], *places[link.receiver]) for link in look.links]
     for node, (x, y) in places.items():
         fine = node in look.software
         role = ("● writes" if node in look.writers else "○ reads") if fine else "✕ no answer"
         name = node if len(node) <= 12 else f"{node[:11]}…"
-        box = f'<rect class="node{"" if fine else " FAIL"}" x="{x - width / 2:.0f}" y="{y - 22:.0f}"'
-        shapes.append(f'<g>{box} width="{width}" height="44" rx="8"/><title>{_text(node)}</title>')
+        box = f'<rect class="node{"" if fine else " FAIL"}" x="{x - 48:.0f}" y="{y - 22:.0f}"'
+        shapes.append(f'<g>{box} width="96" height="44" rx="8"/><title>{_text(node)}</title>')
         shapes.append(f'<text x="{x:.0f}" y="{y - 3:.0f}">{_text(name)}</text>')
         shapes.append(f'<text class="soft" x="{x:.0f}" y="{y + 13:.0f}">{role}</text></g>')
     up = sum(link.is_up for link in look.links)
     label = f"{numbered(len(nodes), 'node')}, {len(look.silent)} without an answer, {up} of {len(look.links)} links up"
     drawn = "".join(shapes)
-    return f'<svg viewBox="0 0 {size:.0f} {height:.0f}" role="img" aria-label="{label}">{drawn}</svg>'
+    box = f"0 0 {across + width / 2:.0f} {down + height / 2:.0f}"
+    return f'<svg viewBox="{box}" role="img" aria-label="{label}">{drawn}</svg>'
 
 
 def _arrow(link: Link, x1: float, y1: float, x2: float, y2: float) -> str:
