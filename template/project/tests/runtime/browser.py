@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,16 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 TIMEOUT = 60.0
 """Seconds to wait for an answer. Arbitrary: a busy machine takes a while to start the browser."""
+
+
+PLUMBING = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3]]
+for descriptor, one in enumerate(ours, 3):
+    os.dup2(one, descriptor)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Program that becomes the browser, which reads from descriptor 3 and writes to descriptor 4."""
 
 
 class Tab:
@@ -88,11 +99,9 @@ def open_browser(profile: Path) -> Iterator[Tab]:
     """Start the browser with an empty profile, yield a tab, and end it."""
     assert PROGRAM is not None
     (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
-    # The browser reads from descriptor 3 and writes to descriptor 4; a shell puts them there.
-    plumbing = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
     # Without a sandbox, because containers seldom allow one, and the page is ours.
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}")
-    command = ("sh", "-c", plumbing, PROGRAM, *options)
+    command = (sys.executable, "-c", PLUMBING, str(theirs_in), str(theirs_out), PROGRAM, *options)
     with subprocess.Popen(
         command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as browser:

@@ -166,7 +166,7 @@ def _topology(look: Look) -> str:
         rows.append(f'<th scope="row">{_text(node)}</th>{cells}')
     nodes = _table("Nodes", ("node", "state", "role", "server"), rows)
     broken = [link for link in look.links if not link.is_up]
-    items = "".join(f"<li>{_status(Status.FAIL, link.name)} {_text(link.explanation)}</li>" for link in broken)
+    items = "".join(f"<li>{_status(Status.FAIL, 'down')} {_text(link.explanation)}</li>" for link in broken)
     states = f"<ul>{items}</ul>" if items else ""
     if look.problem:
         states += f"<p>{_status(Status.FAIL, 'The links are unknown')}: {_text(look.problem)}</p>"
