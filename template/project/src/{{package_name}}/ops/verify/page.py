@@ -306,7 +306,7 @@ def _timeline(name: str, timeline: Mapping[str, Any]) -> str:
         bars.append(f'<line class="event" x1="{x:.2f}%" x2="{x:.2f}%" y1="4" y2="100"/>')
         bars.append(f'<text x="{x:.2f}%" dx="4" y="14">{number}</text>')
         items.append(f"<li>{event['s']:.1f} s: {_text(event['event'])}</li>")
-    counts = f"{sum(done)} writes acknowledged, {sum(failed)} failed"
+    counts = f"{sum(done)} writes acknowledged (■), {sum(failed)} failed (□)"
     label = f"Writes of {name} in steps of {1000 * step:.0f} ms: {counts}"
     axis = '<line class="axis" x1="0" x2="100%" y1="100.5" y2="100.5"/>'
     return (
