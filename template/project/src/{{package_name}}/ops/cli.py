@@ -215,6 +215,7 @@ def verify(
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Skip the checks that write.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Only show nodes and links, each second.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page for people.", metavar="FILE")] = None,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
@@ -225,7 +226,13 @@ def verify(
 
     if chaos and read_only:
         raise OperationError("--chaos stops nodes under load, which is not --read-only: choose one of them")
-    urls = operations_urls(read_only=read_only)
+    urls = operations_urls(read_only=read_only or watch)
+    if watch:
+        if chaos or as_json or junit is not None or html is not None:
+            raise OperationError("--watch runs no check: use it without --chaos, --json, --junit and --html")
+        from .verify.watch import watch as show_live
+
+        return show_live(urls.admin, out)
     cluster = open_cluster() if chaos else None
     if cluster is not None and cluster.urls() != urls.application:
         raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")

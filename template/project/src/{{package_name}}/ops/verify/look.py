@@ -29,6 +29,8 @@ class Look:
     links: list[Link] = field(default_factory=list)
     errors: Mapping[str, int] = field(default_factory=dict)
     """Changes that each link has failed to apply so far."""
+    conflicts: Mapping[str, int] = field(default_factory=dict)
+    """Conflicts that each node has met so far."""
     problem: str = ""
     """Reason why the links are not known."""
 
@@ -56,7 +58,9 @@ def look_at(admin_urls: Mapping[str, URL]) -> Look:
             writers = frozenset(topology.writers())
         nodes = tuple(admin_urls)
         try:
-            return Look(nodes, software, silent, writers, topology.links(), topology.apply_errors())
+            return Look(
+                nodes, software, silent, writers, topology.links(), topology.apply_errors(), topology.conflicts()
+            )
         except (OperationError, DBAPIError) as error:
             return Look(nodes, software, silent, writers, problem=first_line(error))
 
