@@ -18,7 +18,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report))
     else:
         for run in report.runs:
-            line = f"{run.result.status} {run.check.title()}: {run.result.summary} ({run.duration:.2f} s)"
+            summary = " ".join(run.result.summary.splitlines())
+            line = f"{run.result.status} {run.check.title()}: {summary} ({run.duration:.2f} s)"
             console.print(line, markup=False, soft_wrap=True)
     for run in report.runs:
         if run.result.status is Status.FAIL and run.check.hint():
