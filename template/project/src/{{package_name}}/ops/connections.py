@@ -129,7 +129,7 @@ def refuse_writes() -> Iterator[None]:
     def refuse(client: Any, _entry: Any) -> None:
         if isinstance(client, psycopg.Connection) and client.prepare_threshold is not None:
             autocommit, client.autocommit = client.autocommit, True
-            # Where it is on already, its source remains visible.
+            # A value that the server or the role has already stays: the checks look for its source.
             if client.execute("SHOW default_transaction_read_only").fetchone() != ("on",):
                 client.execute("SET default_transaction_read_only = on")
             client.autocommit = autocommit

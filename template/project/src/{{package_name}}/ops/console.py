@@ -86,7 +86,7 @@ def operations_urls(*, read_only: bool = False) -> NodeUrls:
     """Return the nodes' URLs for all roles of the operations; raise ClusterError if the settings lack one.
 
     Args:
-        read_only: whoever has the other URLs may stand in for the owner.
+        read_only: nothing is written, so the role of the other URLs may stand in for the owner.
     """
     urls, settings = configured_urls(), Settings()
     if read_only and not settings.owner_nodes:

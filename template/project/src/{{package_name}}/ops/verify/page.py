@@ -32,7 +32,7 @@ SOFTWARE = (
     f"SQLAlchemy {sqlalchemy.__version__}",
     f"psycopg {psycopg.__version__}",
 )
-"""What this program runs on."""
+"""Versions of the software on this side."""
 
 LAGS = (5, 20, 100, 1000)
 """Limits between the colours of the heat map, in milliseconds."""

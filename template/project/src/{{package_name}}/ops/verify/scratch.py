@@ -113,13 +113,13 @@ class Load:
         self.failed: list[str] = []
         """Errors of the writes that failed, each in a line; one that no database raised begins with its class."""
         self.events: list[tuple[float, str]] = []
-        """What was done to the nodes meanwhile, each with its time on the monotonic clock."""
+        """Events that happened to the nodes meanwhile, each with its time on the monotonic clock."""
         self._failed_at: list[float] = []
         self._finished = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(write,), daemon=True) for write in clients]
 
     def mark(self, event: str, moment: float | None = None) -> None:
-        """Note what was done to the nodes, by default at this moment."""
+        """Record an event that happened to the nodes, by default at this moment."""
         self.events.append((time.monotonic() if moment is None else moment, event))
 
     def timeline(self) -> dict[str, object]:
