@@ -131,6 +131,9 @@ class CheckContext:
         with connect_all(self.admin_urls, pinned=True) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
+                # Views of the state of a server are empty then, as if nothing were there.
+                if self.read_only and connection.scalar(text(_SEES_STATE)) is False:
+                    raise LacksPrivilege(f"{connection.engine.url.username} does not see the state of the servers")
             yield Topology(connections)
 
     @contextmanager
@@ -178,6 +181,10 @@ class CheckContext:
             topology.wait_for_catchup(timeout=10)
         with self.on_scratch() as topology:
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
+
+
+# No row where the server has no such role.
+_SEES_STATE = "SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pg_read_all_stats'"
 
 
 class Check(ABC):
