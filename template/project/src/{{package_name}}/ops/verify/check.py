@@ -287,10 +287,12 @@ def _run(check: type[Check], context: CheckContext) -> Run:
         except Exception as error:
             line = first_line(error) or type(error).__name__
             state = sqlstate_of(error) or sqlstate_of(error.__cause__ or error)
-            if context.read_only and (refuses_writes(error) or state in ("25006", "42501")):
-                results.append(skipped("would write" if state != "42501" else f"lacks a privilege: {line}"))
+            # The driver has no SQLSTATE for a database that the role may not connect to.
+            lacks = state == "42501" or (context.read_only and "permission denied for database" in line)
+            if context.read_only and (lacks or refuses_writes(error) or state == "25006"):
+                results.append(skipped(f"lacks a privilege: {line}" if lacks else "would write"))
                 return
-            if state == "42501":
+            if lacks:
                 line += "; the admin nodes must be given for a role that may read the state of replication"
             results.append(failed(line))
 
