@@ -13,7 +13,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, Connection, Select, text
+from sqlalchemy import URL, Select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...db import PoolLimits
@@ -133,7 +133,7 @@ class CheckContext:
                 connection.execution_options(**options)
                 # Views of the state of a server are empty then, as if nothing were there.
                 if self.read_only and connection.scalar(text(_SEES_STATE)) is False:
-                    raise LacksPrivilege(f"{connection.engine.url.username} does not see the state of the servers")
+                    raise LacksPrivilege(f"{connection.engine.url.username} does not see the state of a server")
             yield Topology(connections)
 
     @contextmanager
@@ -170,10 +170,14 @@ class CheckContext:
                         drop_scratch(topology, left)
             yield
 
-    def check_sight(self, connection: Connection) -> None:
+    def check_sight(self) -> None:
         """Raise LacksPrivilege in a run that only reads if the role may not use the schema of the tables."""
-        if self.read_only and connection.scalar(text("SELECT current_schema()")) is None:
-            raise LacksPrivilege(f"{connection.engine.url.username} may not use the schema of the tables")
+        if self.read_only:
+            with connect_all(self.owner_urls) as connections:
+                for node, connection in connections.items():
+                    if connection.scalar(text("SELECT current_schema()")) is None:
+                        role = self.owner_urls[node].username
+                        raise LacksPrivilege(f"{node}: {role} may not use the schema of the tables")
 
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""

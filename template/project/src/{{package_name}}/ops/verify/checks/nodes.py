@@ -90,11 +90,10 @@ class SchemaIsTheSame(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
+        context.check_sight()
         head = resolve(load_scripts(load_config(context.project)), "heads")
         urls = {node: url for node, url in context.owner_urls.items() if node not in Topology.nodes_without_models}
         with connect_all(urls) as connections:
-            for connection in connections.values():
-                context.check_sight(connection)
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
             versions = {node: version_of(connection) or "no revision" for node, connection in connections.items()}
         problems = [f"{node} is at {version}, not {head}" for node, version in versions.items() if version != head]
@@ -115,9 +114,8 @@ class ModelsAreMigrated(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the models with a node, which is at the newest revision."""
+        context.check_sight()
         node = node_to_compare(context.admin_urls)
-        with connect(context.owner_urls[node], node=node) as connection:
-            context.check_sight(connection)
         problems = compare_models(context.owner_urls[node], project=context.project)
         return judge(problems, "no difference", {"node": node})
 
