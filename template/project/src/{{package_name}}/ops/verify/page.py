@@ -162,7 +162,7 @@ def _topology(look: Look) -> str:
         state = _status(Status.PASS, "answers") if fine else _status(Status.FAIL, "no answer")
         about = look.software[node] if fine else look.silent[node]
         role = ("● writes" if node in look.writers else "○ reads") if fine else ""
-        cells = f'<td>{state}</td><td class="short">{role}</td><td>{_text(about)}</td>'
+        cells = f'<td>{state}</td><td class="short">{role}</td><td class="about">{_text(about)}</td>'
         rows.append(f'<th scope="row">{_text(node)}</th>{cells}')
     nodes = _table("Nodes", ("node", "state", "role", "server"), rows)
     broken = [link for link in look.links if not link.is_up]
