@@ -11,7 +11,17 @@ from sqlalchemy import URL
 from .autogenerate import missing_operations
 from .base import MigrationError
 from .connections import connect, connect_all, engine_for
-from .migrate import applied, differences, load_config, load_scripts, node_to_compare, read_schema, resolve, version_of
+from .migrate import (
+    applied,
+    differences,
+    load_config,
+    load_scripts,
+    node_to_compare,
+    read_schema,
+    resolve,
+    version_of,
+    waiting_contract,
+)
 from .topology import Topology
 
 
@@ -44,7 +54,10 @@ class Place:
         """Return where the database is, and where it should be if that is elsewhere."""
         if self.problem is not None:
             return f"{self.name}: {self.problem}"
-        return f"{self.name} is at {self.version}" + ("" if self.is_at_head else f", not at {self.head}")
+        if self.is_at_head:
+            return f"{self.name} is at {self.version}"
+        waits = waiting_contract(self.scripts, [self.version])
+        return f"{self.name} is at {self.version}, not at {self.head}" + (waits and f": {waits}")
 
 
 def places(owner_urls: Mapping[str, URL], *, project: Path = Path()) -> list[Place]:
