@@ -341,6 +341,20 @@ def test_backends_lists_every_pack(scaffold: Scaffold) -> None:
         assert name in shown
         assert profile["title"] in shown
         assert all(key in shown for key in profile["key_strategies"])
+    assert len(shown.splitlines()) == 6 * len(QUESTIONNAIRE.profiles())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(scaffold: Scaffold) -> None:
+    command = f"{shlex.quote(sys.executable)} -m scaffold backends | head -n 1"
+    shown = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=scaffold.place,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "generator"), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (len(shown.stdout.splitlines()), shown.stderr) == (1, "")
 
 
 def test_backends_as_json_holds_what_a_program_asks_for(scaffold: Scaffold) -> None:
