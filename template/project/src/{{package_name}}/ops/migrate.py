@@ -555,7 +555,8 @@ def waiting_contract(scripts: ScriptDirectory, versions: Collection[str | None])
         return ""
     if not path or not is_contract(script := path[0][0]):
         return ""
-    return f"revision {script.revision} ({script.doc}) waits for --contract, until every process has code that does without"
+    title = f"{script.revision} ({script.doc})"
+    return f"revision {title} waits for --contract, until every process has code that does without"
 
 
 def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
