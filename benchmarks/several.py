@@ -130,9 +130,7 @@ def several(ground: Ground) -> Project:
     """Return the project, with every database migrated."""
     project = ground.project(backend="multidb")
     cluster = project.cluster
-    project.module("ops.histories").migrate(
-        cluster.owner_urls(), folder=cluster.home, project=project.path
-    )
+    project.module("ops.histories").migrate(cluster.owner_urls(), folder=cluster.home, project=project.path)
     return project
 
 

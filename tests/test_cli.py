@@ -264,6 +264,12 @@ def test_a_folder_whose_name_cannot_name_a_project_needs_another_name(scaffold: 
     assert names(scaffold.place) == []
 
 
+def test_no_folder_is_not_the_current_one(scaffold: Scaffold) -> None:
+    result = scaffold("new", "", "-d", "project_name=shop")
+    assert (result.returncode, names(scaffold.place)) == (REFUSED, [])
+    assert "no folder is named" in result.stderr
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(scaffold: Scaffold) -> None:
     target = scaffold.place / "shop"
     target.mkdir()

@@ -54,6 +54,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _named(path: str) -> Path:
+    if not path:
+        # It would mean the current folder, which an empty variable of a shell does not.
+        raise typer.BadParameter("no folder is named; the current one is `.`")
+    return Path(path)
+
+
 @app.callback()
 def scaffold(
     version: Annotated[
@@ -66,7 +73,10 @@ def scaffold(
 
 @app.command()
 def new(  # noqa: PLR0917 - Typer passes the options by keyword
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to create; it names the project.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", parser=_named, help="Folder to create; it names the project."),
+    ],
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
