@@ -102,8 +102,12 @@ FILES = """
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
     src/shop/ops/verify/checks/privileges.py
+    src/shop/ops/verify/look.py
+    src/shop/ops/verify/page.css
+    src/shop/ops/verify/page.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/scratch.py
+    src/shop/ops/verify/watch.py
     src/shop/ops/version_commands.py
     src/shop/ops/versions.py
     src/shop/py.typed
@@ -113,6 +117,7 @@ FILES = """
     tests/conftest.py
     tests/runtime/__init__.py
     tests/runtime/bank.py
+    tests/runtime/browser.py
     tests/runtime/bulk/__init__.py
     tests/runtime/bulk/conftest.py
     tests/runtime/bulk/test_files.py
@@ -143,6 +148,7 @@ FILES = """
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
+    tests/runtime/test_page.py
     tests/runtime/test_privileges.py
     tests/runtime/test_reading.py
     tests/runtime/test_retry.py

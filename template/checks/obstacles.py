@@ -22,7 +22,6 @@ class NothingTakesRowsOrRights(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Look for settings, policies, triggers, rules and more that hide rows or let writes vanish."""
-        owner = next(iter(context.owner_urls.values())).username or ""
         others = [ROLES["reader"], ROLES["monitor"]]
         wanted = context.pool.max_connections
         problems: list[str] = []
@@ -30,7 +29,7 @@ class NothingTakesRowsOrRights(Check):
             writers = topology.writers()
             doubts: dict[str, list[str]] = {node: [] for node in writers}
             for node, connection in topology.connections.items():
-                for row in find_obstacles(connection, context.application, owner, others, connections=wanted):
+                for row in find_obstacles(connection, context.application, context.owner, others, connections=wanted):
                     # A replica has the objects of its writer, where they are mended.
                     if node in writers or row.place == "server":
                         lines = doubts[node] if row.level == "doubt" else problems

@@ -96,7 +96,9 @@ class NodeLossCheck(Check):
             time.sleep(0.5)
             lost_at = time.monotonic()
             with self.loss(context.cluster) as event:
+                load.mark(event, lost_at)
                 time.sleep(self.AFTER)
+            load.mark("every node is back")
             time.sleep(self.AFTER)
         moments = [lost_at, *sorted(moment for moment in load.acknowledged.values() if moment > lost_at)]
         gap = max((later - earlier for earlier, later in itertools.pairwise(moments)), default=float("inf"))
@@ -112,6 +114,7 @@ class NodeLossCheck(Check):
         counts = {"acknowledged": len(names), "ambiguous": len(doubtful), "settled": settled}
         happened = len(doubtful.intersection(*found.values()))
         evidence = {**counts, "ambiguous_that_happened": happened, "failed": load.failed[:5], "gap_s": round(gap, 3)}
+        evidence["timelines"] = {"all nodes": load.timeline()}
         writes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         summary = f"{event}; {writes}, none lost, none twice, gap {gap:.2f} s"
         return judge(problems and [event, *problems], summary, evidence)

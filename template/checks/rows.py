@@ -1,5 +1,7 @@
 """The check that the nodes have the same rows."""
 
+from collections import Counter
+
 from ...base import numbered
 from ...diff import describe, open_comparer, undecided
 from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge, skipped
@@ -20,6 +22,7 @@ class RowsAreTheSame(Check):
         problems: list[str] = []
         doubts: list[str] = []
         rows: dict[str, int] = {}
+        differs: dict[str, dict[str, int]] = {}
         with open_comparer(context.owner_urls, context.admin_urls, most=5) as comparer:
             every = comparer.tables()
             large = [str(table) for table in every if table.estimate > MAX_ROWS]
@@ -27,11 +30,13 @@ class RowsAreTheSame(Check):
                 if str(table) not in large:
                     result = comparer.compare(table)
                     rows[str(table)] = result.rows
+                    odd = Counter(node for difference in result.differences for node in difference.odd_nodes)
+                    differs[str(table)] = {node: odd[node] for node in comparer.connections}
                     problems += describe(result)
                     doubts += undecided(result)
         left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
         if not rows:
             return skipped(f"no table was compared{left}")
-        evidence = {"rows": rows, "left": large}
+        evidence = {"rows": rows, "differs": differs, "left": large}
         compared = f"{numbered(sum(rows.values()), 'row')} of {numbered(len(rows), 'table')}"
         return judge(problems, f"{compared}{left}", evidence, doubts)

@@ -7,6 +7,7 @@ counts only if nothing has changed it in between.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -91,6 +92,13 @@ class Difference:
         """Names of the columns whose values differ between the nodes that have the row."""
         rows = [version.values for version in self.versions.values() if version]
         return [name for name in rows[0] if len({row.get(name) for row in rows}) > 1]
+
+    @property
+    def odd_nodes(self) -> list[str]:
+        """Names of the nodes whose row is not that of most nodes; of all nodes if no row has a majority."""
+        rows = {node: repr(version and sorted(version.values.items())) for node, version in self.versions.items()}
+        [(common, count)] = Counter(rows.values()).most_common(1)
+        return [node for node, row in rows.items() if row != common or 2 * count <= len(rows)]
 
     def __str__(self) -> str:
         key = ", ".join(f"{name}={value}" for name, value in self.key.items())

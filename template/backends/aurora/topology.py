@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 from typer import Typer
 
 from .base import BaseTopology, Link, TopologyError
@@ -51,8 +52,7 @@ class Topology(BaseTopology):
         # The first eight digits of a WAL file's name.
         timeline = text("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")
         present = int(self.connections[writer].scalar(timeline) or "0", 16)
-        rows = self.connections[writer].execute(text("SELECT application_name, state FROM pg_stat_replication"))
-        sent = {row.application_name: row.state for row in rows}
+        sent = {row.name: row for row in self.connections[writer].execute(text(_SENT))}
         return [
             _link(writer, reader, connection, sent, present)
             for reader, connection in self.connections.items()
@@ -98,10 +98,12 @@ def is_aurora(connection: Connection) -> bool:
     return connection.scalar(text("SELECT to_regprocedure('aurora_version()') IS NOT NULL")) is True
 
 
-def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, str], timeline: int) -> Link:
+def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, Row[Any]], timeline: int) -> Link:
     """Return a reader's link, judged from both ends: one that follows another node looks well from its own end."""
     found = connection.execute(text(_RECEIVED)).one()
     # Both ends may call a reader on an old timeline streaming, again and again for a moment.
+    # A WAL receiver introduces itself by its server's cluster_name, if that is set.
+    there = sent.get(found.name or "walreceiver")
     is_behind = found.timeline is not None and found.timeline < timeline
     advice = ""
     if found.paused:
@@ -112,10 +114,14 @@ def _link(writer: str, reader: str, connection: Connection, sent: Mapping[str, s
     elif found.status != "streaming":
         state = found.status or "not streaming"
     else:
-        # A WAL receiver introduces itself by its server's cluster_name, if that is set.
-        state = sent.get(found.name or "walreceiver", "follows another node")
-    return Link(writer, reader, state, is_up=state == "streaming", is_lost=found.paused or is_behind, advice=advice)
+        state = there.state if there else "follows another node"
+    is_lost, lag = found.paused or is_behind, there.lag if there else None
+    return Link(writer, reader, state, is_up=state == "streaming", is_lost=is_lost, advice=advice, lag=lag)
 
+
+_SENT = """
+    SELECT application_name AS name, state, extract(epoch FROM replay_lag)::float8 AS lag FROM pg_stat_replication
+"""
 
 _RECEIVED = """
     SELECT current_setting('cluster_name') AS name,

@@ -145,7 +145,8 @@ class Topology(BaseTopology):
                 f"silent for {there.silence:.0f} s: its apply worker, process {link.pid} on {receiver}, does nothing"
             )
             advice = f"let it go on with `kill -CONT {link.pid}`"
-        return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice)
+        lag = None if there is None else there.lag
+        return Link(origin, receiver, state, is_up=state == "replicating", is_lost=is_lost, advice=advice, lag=lag)
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
@@ -322,6 +323,10 @@ class Topology(BaseTopology):
             for name, count in connection.execute(query)
         }
 
+    def conflicts(self) -> dict[str, int]:
+        """Return how many conflicting changes each node has met, as far as the servers count or record them."""
+        return {node: count_conflicts(connection)[0] for node, connection in self.connections.items()}
+
     def explain_blocked(self, link: Link, log: str) -> str:
         """Return the change that a link cannot apply, in the words of its receiver's log, and how to skip it."""
         name = f"{link.receiver}_from_{link.origin}"
@@ -332,6 +337,13 @@ class Topology(BaseTopology):
         reason = " ".join(f"{found[-1]['error']}. {found[-1]['detail']}".split())
         skip = f"ALTER SUBSCRIPTION {name} SKIP (lsn = '{found[-1]['lsn']}')"
         return f" that cannot be applied: {reason[:400]}. Skip it, then compare the rows; on {link.receiver}: {skip}"
+
+
+def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
+    """Return the numbers of conflicts and of changes not applied, since when, and what makes a node forget them."""
+    query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
+    conflicts, failures, since, forget = connection.execute(query).one()
+    return conflicts, failures, since, forget
 
 
 def has_spock(connection: Connection) -> bool:
@@ -435,8 +447,29 @@ _BLOCKERS = """
 # The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
 _SLOT = """
     SELECT active, (SELECT max(extract(epoch FROM now() - reply_time))::float8 FROM pg_stat_replication
-                    WHERE application_name = :link) AS silence
+                    WHERE application_name = :link) AS silence,
+           (SELECT extract(epoch FROM replay_lag)::float8 FROM pg_stat_replication WHERE pid = active_pid) AS lag
     FROM pg_replication_slots WHERE slot_name = :slot
+"""
+
+# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on.
+_SPOCK_COUNTS = """
+    SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
+           CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'
+                ELSE coalesce(first::text, 'its creation') END,
+           'DELETE FROM spock.resolutions; SELECT spock.reset_channel_stats()'
+    FROM (SELECT count(*) AS recorded, min(log_time) AS first FROM spock.resolutions) AS r
+    CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS counted FROM spock.channel_summary_stats) AS s
+"""
+
+# The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.
+_NATIVE_COUNTS = """
+    SELECT coalesce(sum(value::bigint), 0)::bigint, 0,
+           coalesce(max(date_trunc('second', stats_reset))::text, 'its last crash, or its creation'),
+           'SELECT pg_stat_reset_subscription_stats(NULL)'
+    FROM pg_stat_subscription_stats AS s, jsonb_each_text(to_jsonb(s)) AS c(name, value)
+    -- A row that one node wrote and another one changes later is no conflict, though the server counts it.
+    WHERE name LIKE 'confl\\_%' AND name NOT LIKE '%\\_origin\\_differs'
 """
 
 _SUBSCRIPTION = "SELECT oid FROM pg_subscription WHERE subname = :name"

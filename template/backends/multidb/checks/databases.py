@@ -35,6 +35,7 @@ class EveryDatabaseIsUpToDate(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the revision of each database with its folder in `migrations`."""
+        context.check_sight()
         # The SQLite files lie beside the local cluster to check, or where the settings have them.
         folder = Settings().sqlite_folder if context.cluster is None else context.cluster.home
         known = histories(context.owner_urls, folder=folder, project=context.project)

@@ -98,9 +98,11 @@ class MoneySurvivesALoss(Check):
             with Load([lambda _: _transfer(databases, prefix)] * self.WRITERS) as load:
                 for node in [spec.node for spec in DATABASES if spec.name in PAIR and spec.node]:
                     time.sleep(0.7)
+                    load.mark(f"{node} killed")
                     context.cluster.stop_node(node, kill=True)
                     time.sleep(self.AFTER)
                     context.cluster.start_node(node)
+                    load.mark(f"{node} started again")
                 time.sleep(self.AFTER)
             deadline = time.monotonic() + self.RECOVERY_TIMEOUT
             while (done := twophase.recover(databases, prefix=prefix)).in_flight and time.monotonic() < deadline:
@@ -111,6 +113,7 @@ class MoneySurvivesALoss(Check):
         writes = {"acknowledged": acknowledged, "ambiguous": len(load.doubtful), "failed": load.failed[:5]}
         recovered = [len(done.committed), len(done.rolled_back)]
         evidence = {**writes, "recovered": recovered, "entries": entries, "total": total}
+        evidence["timelines"] = {"two-phase commits": load.timeline()}
         if total or rest or len(set(entries.values())) != 1 or entries["ledger"] < acknowledged:
             return failed(f"the total is {total} over {entries} for {acknowledged} acknowledged", evidence)
         summary = f"{acknowledged} acknowledged transfers while two servers were killed, none lost, total zero"

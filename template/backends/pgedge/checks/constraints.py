@@ -24,13 +24,12 @@ class KeysAndConstraintsHoldOnManyNodes(Check):
         problems: list[str] = []
         doubts: dict[str, list[str]] = {}
         positions: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-        owner = next(iter(context.owner_urls.values())).username
         with context.topology() as topology, connect_all(context.owner_urls) as owners:
             numbers = {node: topology.node_number(node) or place for place, node in enumerate(topology.connections, 1)}
             for node, connection in topology.connections.items():
                 lines = connection.execute(text(_UNIQUE))
                 doubts[node] = [f"{node}: {cause}: {mend}" for schema, cause, mend in lines if schema != "snowflake"]
-                for name, increment in connection.execute(text(_SEQUENCES), {"owner": owner}).all():
+                for name, increment in connection.execute(text(_SEQUENCES), {"owner": context.owner}).all():
                     # Not from pg_sequences, which shows no position before the first key is taken.
                     query = f"SELECT last_value, is_called FROM {name}"  # noqa: S608
                     last, is_called = owners[node].exec_driver_sql(query).one()

@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from ...topology import has_spock, uncarried_tables
+from ...topology import count_conflicts, has_spock, uncarried_tables
 from ..check import Check, CheckContext, CheckResult, judge
 from . import rows
 from .links import LinksCheck
@@ -102,8 +102,7 @@ class EveryTableIsReplicated(Check):
                     problems.append(f"{node}: {table} is carried by no link: {add}")
                 carried = connection.execute(text(_SPOCK_CARRIED if has_spock(connection) else _NATIVE_CARRIED))
                 problems += [f"{node}: {cause}: {mend}" for cause, mend in carried]
-                query = text(_SPOCK_COUNTS if has_spock(connection) else _NATIVE_COUNTS)
-                conflicts[node], failures, since, forget = connection.execute(query).one()
+                conflicts[node], failures, since, forget = count_conflicts(connection)
                 if failures:
                     problems.append(f"{node} could not apply {failures} changes, see spock.exception_log there")
                 if conflicts[node]:
@@ -139,16 +138,6 @@ def _number(number: int) -> str:
     return f"ALTER SYSTEM SET snowflake.node = {number}; SELECT pg_reload_conf()"
 
 
-# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on.
-_SPOCK_COUNTS = """
-    SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
-           CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'
-                ELSE coalesce(first::text, 'its creation') END,
-           'DELETE FROM spock.resolutions; SELECT spock.reset_channel_stats()'
-    FROM (SELECT count(*) AS recorded, min(log_time) AS first FROM spock.resolutions) AS r
-    CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS counted FROM spock.channel_summary_stats) AS s
-"""
-
 # Everything that a replication set or a subscription of Spock leaves out, carries too often, or delays.
 _SPOCK_CARRIED = """
     SELECT format('replication set %s leaves out%s%s%s%s', set_name,
@@ -179,16 +168,6 @@ _SPOCK_CARRIED = """
            'drop it and create it without forward_origins'
     FROM spock.subscription WHERE sub_forward_origins <> '{}'
     ORDER BY 1
-"""
-
-# The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.
-_NATIVE_COUNTS = """
-    SELECT coalesce(sum(value::bigint), 0)::bigint, 0,
-           coalesce(max(date_trunc('second', stats_reset))::text, 'its last crash, or its creation'),
-           'SELECT pg_stat_reset_subscription_stats(NULL)'
-    FROM pg_stat_subscription_stats AS s, jsonb_each_text(to_jsonb(s)) AS c(name, value)
-    -- A row that one node wrote and another one changes later is no conflict, though the server counts it.
-    WHERE name LIKE 'confl\\_%' AND name NOT LIKE '%\\_origin\\_differs'
 """
 
 # Everything that a publication or a subscription of native logical replication leaves out, or carries too often.

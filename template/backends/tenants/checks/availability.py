@@ -69,12 +69,14 @@ class AServerThatIsLostIsMissedByItsOwn(Check):
             spared, hit = loads.values()
             with spared, hit:
                 time.sleep(self.MARGIN)
+                hit.mark(f"{lost} killed")
                 context.cluster.stop_node(lost, kill=True)
                 before = len(spared.acknowledged)
                 time.sleep(self.AWAY)
                 meanwhile = len(spared.acknowledged) - before
                 late = len(hit.acknowledged)
                 context.cluster.start_node(lost)
+                hit.mark(f"{lost} started again")
                 deadline = time.monotonic() + self.BACK_TIMEOUT
                 while len(hit.acknowledged) <= late and time.monotonic() < deadline:
                     time.sleep(0.05)
@@ -84,7 +86,8 @@ class AServerThatIsLostIsMissedByItsOwn(Check):
         failures = [*spared.failed, *hit.failed]
         ambiguous = len(spared.doubtful) + len(hit.doubtful)
         writes = {"acknowledged": acknowledged, "ambiguous": ambiguous, "failed": failures[:5]}
-        evidence = {**writes, "elsewhere_meanwhile": meanwhile}
+        timelines = {f"the tenant on {lost}": hit.timeline(), f"the tenant on {elsewhere}": spared.timeline()}
+        evidence = {**writes, "elsewhere_meanwhile": meanwhile, "timelines": timelines}
         problems = [f"{missing} of {acknowledged} acknowledged writes are missing"] if missing else []
         if failures:
             problems.append(f"{len(failures)} writes failed: {failures[0]}")

@@ -69,6 +69,8 @@ class Link:
     """True if it does not come back by waiting."""
     advice: str = ""
     """Statement that mends it, after the name of the node to run it on and a colon."""
+    lag: float | None = None
+    """Seconds by which the receiver is behind, by the origin's view of it; None if nothing is on its way."""
 
     @property
     def name(self) -> str:
@@ -139,6 +141,10 @@ class BaseTopology:
     def apply_errors(self) -> dict[str, int]:
         """Return how often each link, `origin→receiver`, has failed to apply a change."""
         return {}
+
+    def conflicts(self) -> dict[str, int]:
+        """Return how many conflicts each node has met: on a replica, queries that it ended to replay WAL."""
+        return {node: connection.scalar(text(_CONFLICTS)) or 0 for node, connection in self.connections.items()}
 
     def explain_blocked(self, link: Link, log: str) -> str:
         """Return why a link cannot apply a change, with the way out; `log` is the end of its receiver's log."""
@@ -337,6 +343,8 @@ _LITERAL = re.compile(
 _UNLOGGED = """
     SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u'
 """
+
+_CONFLICTS = "SELECT conflicts FROM pg_stat_database WHERE datname = current_database()"
 
 _LOCKS: Mapping[Lock, int] = {"migration": 20_011, "verify": 20_013}
 """Keys of the advisory locks. Arbitrary."""

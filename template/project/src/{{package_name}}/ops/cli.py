@@ -4,7 +4,7 @@ import logging
 import secrets
 import sys
 import time
-from contextlib import closing, redirect_stdout
+from contextlib import closing, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
 from . import BACKEND, PURPOSE
-from .base import MigrationError, Step
+from .base import MigrationError, OperationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
 from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
@@ -217,12 +217,25 @@ def verify(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Skip the checks that write.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Only show nodes and links, each second.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page for people.", metavar="FILE")] = None,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
+    from .verify.look import look_at
+    from .verify.page import as_page, replacing
 
-    urls = operations_urls()
+    if chaos and read_only:
+        raise OperationError("--chaos stops nodes under load, which is not --read-only: choose one of them")
+    urls = operations_urls(read_only=read_only or watch)
+    if watch:
+        if chaos or as_json or junit is not None or html is not None:
+            raise OperationError("--watch runs no check: use it without --chaos, --json, --junit and --html")
+        from .verify.watch import watch as show_live
+
+        return show_live(urls.admin, out)
     cluster = open_cluster() if chaos else None
     if cluster is not None and cluster.urls() != urls.application:
         raise ClusterError("--chaos stops nodes, and the configured ones are not those of the local cluster.")
@@ -232,11 +245,19 @@ def verify(
     seed = secrets.randbelow(2**32) if seed is None else seed
     pooler, pool = Settings().transaction_pooler, Settings().pool
     subject = CheckContext(
-        urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler, pool=pool
+        *(urls.application, urls.admin, seed),
+        owner_urls=urls.owner,
+        cluster=cluster,
+        transaction_pooler=pooler,
+        pool=pool,
+        read_only=read_only,
     )
     checks = WITH_CHAOS if chaos else ALL
-    with talk.status("verifying") as progress:
-        result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+    with replacing(html) if html else nullcontext() as file:
+        with talk.status("verifying") as progress:
+            result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+        if file is not None:
+            file.write(as_page(result, look_at(urls.admin)))
     if as_json:
         print(report.as_json(result, BACKEND))
     else:

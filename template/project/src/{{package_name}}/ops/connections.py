@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, NullPool, event
+from sqlalchemy import URL, Connection, Engine, NullPool, Pool, event
 from sqlalchemy.exc import DBAPIError
 
 from ..db import Database, DistributedSQLError, PoolLimits, Timeouts
@@ -117,6 +117,28 @@ def connect_all(
             node: stack.enter_context(connect(url, node=node, statement_timeout=statement_timeout, **options))
             for node, url in urls.items()
         }
+
+
+@contextmanager
+def refuse_writes() -> Iterator[None]:
+    """Let the servers refuse writes on every connection that this process opens in the block, for whatever purpose.
+
+    A pooler would give the setting to other clients, so a connection through one in transaction mode is left as it is.
+    """
+
+    def refuse(client: Any, _entry: Any) -> None:
+        if isinstance(client, psycopg.Connection) and client.prepare_threshold is not None:
+            autocommit, client.autocommit = client.autocommit, True
+            # A value that the server or the role has already stays: the checks look for its source.
+            if client.execute("SHOW default_transaction_read_only").fetchone() != ("on",):
+                client.execute("SET default_transaction_read_only = on")
+            client.autocommit = autocommit
+
+    event.listen(Pool, "connect", refuse)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "connect", refuse)
 
 
 def verification(url: URL, client: psycopg.Connection[Any]) -> dict[str, str]:

@@ -91,9 +91,15 @@ class NodeUrls:
     admin: dict[str, URL]
 
 
-def operations_urls() -> NodeUrls:
-    """Return the nodes' URLs for all roles of the operations; raise ClusterError if the settings lack one."""
+def operations_urls(*, read_only: bool = False) -> NodeUrls:
+    """Return the nodes' URLs for all roles of the operations; raise ClusterError if the settings lack one.
+
+    Args:
+        read_only: nothing is written, so the role of the application's URLs may stand in for the owner.
+    """
     urls, settings = configured_urls(), Settings()
+    if read_only and not settings.owner_nodes:
+        return NodeUrls(urls, urls, settings.admin_urls())
     if not settings.owner_nodes:
         raise ClusterError(
             f"{PREFIX}OWNER_NODES is not set, and migrations and checks need it: the same nodes for the role that owns "

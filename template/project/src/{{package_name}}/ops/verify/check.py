@@ -13,14 +13,15 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, Select
+from sqlalchemy import URL, Select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...db import PoolLimits
-from ...db.retry import first_line, sqlstate_of
-from ..base import TopologyError
+from ...db.retry import first_line, refuses_writes, sqlstate_of
+from ..base import OperationError, TopologyError
 from ..cluster import Cluster
-from ..connections import Unreachable, connect_all
+from ..cluster.nodes import ROLES
+from ..connections import Unreachable, connect_all, refuse_writes
 from ..migrate import drop_scratch, scratch_schemas
 from ..topology import Topology
 from .scratch import Scratch
@@ -65,6 +66,18 @@ MAX_ROWS = 1_000_000
 """Rows of a table, by the server's estimate, above which no check reads all of it: it would take minutes."""
 
 
+class WouldWrite(OperationError):
+    """A check asks for something to write to in a run that only reads, as if a server had refused the write."""
+
+    sqlstate = "25006"
+
+
+class LacksPrivilege(OperationError):
+    """The role of a connection sees nothing of what a check compares, as if a server had refused the query."""
+
+    sqlstate = "42501"
+
+
 @dataclass(frozen=True)
 class CheckContext:
     """The cluster to check, in one run."""
@@ -85,18 +98,31 @@ class CheckContext:
     """Pool of the application, which needs room on every node."""
     transaction_pooler: bool = False
     """`urls` lead to a pooler in transaction mode; those of `admin_urls` never do."""
+    read_only: bool = False
+    """The servers refuse all writes, and checks that write or lack a privilege are skipped."""
 
     @property
     def application(self) -> str:
         """The application's role."""
-        return next(iter(self.urls.values())).username or ""
+        return self._role("application", self.urls)
+
+    @property
+    def owner(self) -> str:
+        """The role that owns the tables."""
+        return self._role("owner", self.owner_urls)
+
+    def _role(self, role: str, urls: Mapping[str, URL]) -> str:
+        """Return the role of the URLs; the reader or the monitor may log in for the one with the usual name."""
+        name = next(iter(urls.values())).username or ""
+        return ROLES[role] if name in (ROLES["reader"], ROLES["monitor"]) else name
 
     @cached_property
     def scratch(self) -> Scratch:
         """The schema that checks write to; created on first use, dropped at the end."""
+        if self.read_only:
+            raise WouldWrite("would write")
         with self.topology() as topology:
-            owner = next(iter(self.owner_urls.values())).username or ""
-            users = {self.application, owner}
+            users = {self.application, self.owner}
             return Scratch(topology, self.urls, users, transaction_pooler=self.transaction_pooler)
 
     @contextmanager
@@ -105,6 +131,9 @@ class CheckContext:
         with connect_all(self.admin_urls, pinned=True) as connections:
             for connection in connections.values():
                 connection.execution_options(**options)
+                # Views of the state of a server are empty then, as if nothing were there.
+                if self.read_only and connection.scalar(text(_SEES_STATE)) is False:
+                    raise LacksPrivilege(f"{connection.engine.url.username} does not see the state of a server")
             yield Topology(connections)
 
     @contextmanager
@@ -119,12 +148,18 @@ class CheckContext:
     def alone(self, *, wait: float = 120.0) -> Iterator[None]:
         """Keep other runs away, whose load and lost nodes the checks would find; drop what killed runs have left.
 
+        A run that only reads does neither.
+
         Args:
             wait: time in seconds to wait for another run to end.
 
         Raises:
             MigrationError: another run goes on for longer; the message names its session.
         """
+        if self.read_only:
+            with refuse_writes():
+                yield
+            return
         with ExitStack() as held:
             # If a node cannot be reached, the checks report that, and those that need it are skipped.
             with suppress(Unreachable, TopologyError, DBAPIError):
@@ -135,12 +170,25 @@ class CheckContext:
                         drop_scratch(topology, left)
             yield
 
+    def check_sight(self) -> None:
+        """Raise LacksPrivilege in a run that only reads if the role may not use the schema of the tables."""
+        if self.read_only:
+            with connect_all(self.owner_urls) as connections:
+                for node, connection in connections.items():
+                    if connection.scalar(text("SELECT current_schema()")) is None:
+                        role = self.owner_urls[node].username
+                        raise LacksPrivilege(f"{node}: {role} may not use the schema of the tables")
+
     def read_everywhere(self, query: Select[Any]) -> dict[str, list[Any]]:
         """Return the first column of a query of scratch tables on every node, once all nodes have caught up."""
         with self.topology() as topology:
             topology.wait_for_catchup(timeout=10)
         with self.on_scratch() as topology:
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
+
+
+# No row where the server has no such role.
+_SEES_STATE = "SELECT pg_has_role(oid, 'USAGE') FROM pg_roles WHERE rolname = 'pg_read_all_stats'"
 
 
 class Check(ABC):
@@ -242,7 +290,13 @@ def _run(check: type[Check], context: CheckContext) -> Run:
             results.append(check().run(context))
         except Exception as error:
             line = first_line(error) or type(error).__name__
-            if sqlstate_of(error) == "42501":
+            state = sqlstate_of(error) or sqlstate_of(error.__cause__ or error)
+            # The driver has no SQLSTATE for a database that the role may not connect to.
+            lacks = state == "42501" or (context.read_only and "permission denied for database" in line)
+            if context.read_only and (lacks or refuses_writes(error) or state == "25006"):
+                results.append(skipped(f"lacks a privilege: {line}" if lacks else "would write"))
+                return
+            if lacks:
                 line += "; the admin nodes must be given for a role that may read the state of replication"
             results.append(failed(line))
 

@@ -18,14 +18,15 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_table(report))
     else:
         for run in report.runs:
-            line = f"{run.result.status} {run.check.title()}: {run.result.summary} ({run.duration:.2f} s)"
-            console.print(line, markup=False)
+            summary = " ".join(run.result.summary.splitlines())
+            line = f"{run.result.status} {run.check.title()}: {summary} ({run.duration:.2f} s)"
+            console.print(line, markup=False, soft_wrap=True)
     for run in report.runs:
         if run.result.status is Status.FAIL and run.check.hint():
-            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False)
+            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False, soft_wrap=True)
     statuses = [run.result.status for run in report.runs]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
-    console.print(f"{counts}; seed {report.seed}", highlight=False)
+    console.print(f"{counts}; seed {report.seed}", highlight=False, soft_wrap=True)
 
 
 def _table(report: Report) -> Table:

@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,10 @@ from ..topology import Topology
 
 DDL_WAIT = 3.0
 """Seconds to wait for a migration to end, before the scratch schema is created. Arbitrary."""
+
+
+STEP = 0.1
+"""Width of a step of a timeline, in seconds."""
 
 
 class Base(DeclarativeBase):
@@ -107,10 +112,30 @@ class Load:
         """Texts that may have been written."""
         self.failed: list[str] = []
         """Errors of the writes that failed, each in a line; one that no database raised begins with its class."""
+        self.events: list[tuple[float, str]] = []
+        """Events that happened to the nodes meanwhile, each with its time on the monotonic clock."""
+        self._failed_at: list[float] = []
         self._finished = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(write,), daemon=True) for write in clients]
 
+    def mark(self, event: str, moment: float | None = None) -> None:
+        """Record an event that happened to the nodes, by default at this moment."""
+        self.events.append((time.monotonic() if moment is None else moment, event))
+
+    def timeline(self) -> dict[str, object]:
+        """Return the events, and the numbers of writes that were acknowledged and that failed in each step."""
+        end = max([*self.acknowledged.values(), *self._failed_at], default=self._began)
+
+        def by_step(moments: Iterable[float]) -> list[int]:
+            counts = Counter(int((moment - self._began) / STEP) for moment in list(moments))
+            return [counts[number] for number in range(int((end - self._began) / STEP) + 1)]
+
+        events = [{"s": round(moment - self._began, 2), "event": event} for moment, event in self.events]
+        writes = {"acknowledged": by_step(self.acknowledged.values()), "failed": by_step(self._failed_at)}
+        return {"step_s": STEP, **writes, "events": events}
+
     def __enter__(self) -> "Load":
+        self._began = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -131,4 +156,5 @@ class Load:
             except Exception as error:
                 bug = "" if isinstance(error, DistributedSQLError | SQLAlchemyError) else f"{type(error).__name__}: "
                 self.failed.append(bug + first_line(error))
+                self._failed_at.append(time.monotonic())
             time.sleep(0.001)

@@ -99,6 +99,7 @@ class SchemaIsTheSame(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
+        context.check_sight()
         scripts = load_scripts(load_config(context.project))
         head = resolve(scripts, "heads")
         urls = {node: url for node, url in context.owner_urls.items() if node not in Topology.nodes_without_models}
@@ -129,6 +130,7 @@ class ModelsAreMigrated(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the models with a node, which is at the newest revision."""
+        context.check_sight()
         node = node_to_compare(context.admin_urls)
         scripts = load_scripts(load_config(context.project))
         with connect(context.owner_urls[node], node=node) as connection:

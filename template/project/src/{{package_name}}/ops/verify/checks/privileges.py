@@ -73,7 +73,7 @@ class EveryRoleHasWhatItNeedsAndNoMore(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the privileges of every role on every object with those that it should have."""
-        owner = next(iter(context.owner_urls.values())).username or ""
+        owner = context.owner
         if owner == context.application:
             return warned(f"{owner} owns the tables, and the application logs in as {owner}: give it a role of its own")
         excess: list[str] = []
