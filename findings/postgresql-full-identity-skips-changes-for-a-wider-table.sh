@@ -1,5 +1,5 @@
 #!/bin/sh
-# PostgreSQL 18.6, logical replication. Changes of a REPLICA IDENTITY FULL table are skipped while a subscriber is ahead.
+# PostgreSQL 18.6, logical replication: changes of a REPLICA IDENTITY FULL table are skipped by a wider table.
 #
 # A new column first goes to the subscriber, because a publisher that has it would send a column that is unknown there.
 # For a table with a primary key that is harmless. A row of a table with REPLICA IDENTITY FULL and no key is looked for
