@@ -4,7 +4,7 @@ import logging
 import secrets
 import sys
 import time
-from contextlib import closing, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
 from . import BACKEND, PURPOSE
-from .base import MigrationError, Step
+from .base import MigrationError, OperationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
 from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
@@ -214,11 +214,22 @@ def verify(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of an earlier run, to repeat it.")] = None,
     chaos: Annotated[bool, typer.Option("--chaos", help="Also stop a node of the local cluster.")] = False,
+    isolation: Annotated[
+        bool,
+        typer.Option("--isolation", help="Instead, show what transactions see and lose here: README.md, Isolation."),
+    ] = False,
+    history: Annotated[
+        Path | None, typer.Option(help="With --isolation: write the transactions to a file for elle-cli (EDN).")
+    ] = None,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
+    from .verify.history import History, replacing
 
+    if (isolation and chaos) or (history is not None and not isolation):
+        wrong = "--chaos cannot be given with it" if chaos else "--history needs it"
+        raise OperationError(f"--isolation runs probes instead of the checks: {wrong}")
     urls = operations_urls()
     cluster = open_cluster() if chaos else None
     if cluster is not None and cluster.urls() != urls.application:
@@ -231,9 +242,20 @@ def verify(
     subject = CheckContext(
         urls.application, urls.admin, seed, owner_urls=urls.owner, cluster=cluster, transaction_pooler=pooler, pool=pool
     )
-    checks = WITH_CHAOS if chaos else ALL
-    with talk.status("verifying") as progress:
-        result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+    checks, recorded = WITH_CHAOS if chaos else ALL, History()
+    with ExitStack() as opened:
+        # First, because a file that cannot be written must not cost a run.
+        file = opened.enter_context(replacing(history)) if history else None
+        if isolation:
+            # Here, because its table is then created in the scratch schema.
+            from .verify.checks.anomalies import CHECK, TABLE
+            from .verify.isolation import checks_of
+
+            checks = checks_of(TABLE, recorded, CHECK)
+        with talk.status("verifying") as progress:
+            result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
+        if file:
+            file.write(str(recorded))
     if as_json:
         print(report.as_json(result, BACKEND))
     else:
