@@ -102,6 +102,9 @@ FILES = """
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
     src/shop/ops/verify/checks/privileges.py
+    src/shop/ops/verify/history.py
+    src/shop/ops/verify/isolation.py
+    src/shop/ops/verify/probes.py
     src/shop/ops/verify/report.py
     src/shop/ops/verify/scratch.py
     src/shop/ops/version_commands.py
@@ -140,6 +143,7 @@ FILES = """
     tests/runtime/test_database.py
     tests/runtime/test_dataclasses.py
     tests/runtime/test_faults.py
+    tests/runtime/test_isolation.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
@@ -550,6 +554,7 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
+        "tests/runtime/test_isolation.py",
         "tests/runtime/test_plan.py",
         "tests/runtime/test_repair.py",
         "tests/runtime/test_rows.py",

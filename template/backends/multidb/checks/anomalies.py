@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from ....databases import DATABASES
 from ....db import PinnedSession
 from ..check import CheckContext
 from ..history import History, Step
@@ -17,16 +16,15 @@ from .two_phase import PAIR
 class FracturedRead(Probe):
     """A reader of two databases sees a transaction in one of them only."""
 
-    anomaly = "fractured read"
+    anomaly = "Fractured read"
     tries: int = 10
 
     def run(self, context: CheckContext, history: History) -> Observation:
         """Append to both databases in a two-phase commit, and read both after each step that follows the decision."""
         found = Observation()
-        nodes = {spec.name: spec.node for spec in DATABASES}
-        keys = zip(*(make_lists(context, history, self.tries, nodes[name]) for name in PAIR), strict=True)
         with playground(context) as databases:
-            for lists in keys:
+            nodes = [databases.specs[name].node for name in PAIR]
+            for lists in zip(*(make_lists(context, history, self.tries, node) for node in nodes), strict=True):
                 states: list[tuple[bool, ...]] = []
                 steps = [Step(key, 1) for key in lists]
 
@@ -46,20 +44,26 @@ class FracturedRead(Probe):
                 databases.on_step = look
                 with Process(history, self.anomaly).recorded(steps):
                     replace(databases.two_phase(*PAIR), prefix=prefix_of(context)).run(work, lists=lists)
-                half = [state for state in states if len(set(state)) > 1]
-                found.add(bool(half) if states else None, *(f"{PAIR} had it: {state}" for state in half[:1]))
+                halves = [state for state in states if len(set(state)) > 1]
+                had = [
+                    ", ".join(
+                        f"{name} {'had' if there else 'lacked'} it" for name, there in zip(PAIR, one, strict=True)
+                    )
+                    for one in halves
+                ]
+                found.add(bool(halves) if states else None, *had[:1])
         return found
 
 
 TABLE = (
     *ONE_SERVER,
-    Line(LongFork(where="within one database"), Expected.RULED_OUT, "snapshots of one server have one order"),
-    Line(MonotonicReads(where="within one database"), Expected.RULED_OUT, "there is one copy of each row"),
-    Line(OwnWrites(where="within one database"), Expected.RULED_OUT, "there is one copy of each row"),
+    Line(LongFork(where="one database", seconds=5), Expected.RULED_OUT, "snapshots of one server have one order"),
+    Line(MonotonicReads(where="one database"), Expected.RULED_OUT, "there is one copy of each row"),
+    Line(OwnWrites(where="one database"), Expected.RULED_OUT, "there is one copy of each row"),
     Line(
         FracturedRead(where="two databases, two-phase commit"),
         Expected.POSSIBLE,
-        "no snapshot spans both: both or neither is true once it has ended",
+        "no snapshot spans both; once the commit has ended, both have it",
     ),
 )
 """What these databases do."""

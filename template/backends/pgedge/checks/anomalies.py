@@ -9,14 +9,12 @@ POSSIBLE, RULED_OUT = Expected
 TABLE = (
     *ONE_SERVER,
     Line(
-        ConflictingUpdates(
-            where="two nodes, even SERIALIZABLE and with locks", level="SERIALIZABLE", nodes=2, lock=True
-        ),
+        ConflictingUpdates(where="two nodes, SERIALIZABLE and locks", level="SERIALIZABLE", nodes=2, lock=True),
         POSSIBLE,
         "the last update wins: add rows instead, or use `db.using(key=…)`",
     ),
     Line(
-        WriteSkew(where="two nodes, even SERIALIZABLE and with locks", level="SERIALIZABLE", nodes=2, lock=True),
+        WriteSkew(where="two nodes, SERIALIZABLE and locks", level="SERIALIZABLE", nodes=2, lock=True),
         POSSIBLE,
         "send work on the same rows to one node: `db.using(key=…)`",
     ),

@@ -5,7 +5,7 @@ lost or seen too late: https://arxiv.org/abs/2003.10554. A pack states the outco
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -112,10 +112,7 @@ class LineCheck(Check):
     """Base of the checks that show a line each."""
 
     requires = (
-        "EveryNodeAnswers",
-        "EveryLinkReplicates",
-        "ExactlyOneNodeWrites",
-        "EveryReaderStreams",
+        *("EveryNodeAnswers", "EveryLinkReplicates", "ExactlyOneNodeWrites", "EveryReaderStreams"),
         "ServersCanPrepare",
     )
     timeout = 60.0
@@ -203,8 +200,10 @@ class Transaction:
         """Return what it read of a list; nothing if it was refused before."""
         return next((step.read for step in self.steps if step.key == key and step.read is not None), [])
 
-    def __str__(self) -> str:
-        return f"{' '.join(map(str, self.steps))} {'committed' if self.is_committed else self.sqlstate}"
+    def describe(self, names: Mapping[int, str]) -> str:
+        """Return its steps and its outcome, with the names of the lists by key."""
+        steps = (f"{names[one.key]}{'+' if one.value else '='}{one.value or one.read}" for one in self.steps)
+        return f"{' '.join(steps)} {'committed' if self.is_committed else self.sqlstate}"
 
 
 def _do(session: PinnedSession, step: Step, steps: Sequence[Step]) -> None:

@@ -65,8 +65,13 @@ class Schedule(Probe):
                 values = Process(history, self.anomaly).read(database, *lists.values())[1]
                 final.append(dict(zip(lists, values, strict=True)))
             found.refused += sum(bool(one.sqlstate) for one in transactions)
-            ends = "; ".join(f"{node} has {lists}" for node, lists in zip(receivers, final, strict=True))
-            found.add(self.seen(lists, transactions, final), f"{' / '.join(map(str, transactions))}; {ends}")
+            letter_of = {key: letter for letter, key in lists.items()}
+            did = [f"T{number} {one.describe(letter_of)}" for number, one in enumerate(transactions, 1)]
+            has = [
+                f"{node} has {', '.join(f'{letter}={values}' for letter, values in lists.items())}"
+                for node, lists in zip(receivers, final, strict=True)
+            ]
+            found.add(self.seen(lists, transactions, final), "; ".join(did + has))
         return found
 
     def _play(
@@ -112,7 +117,7 @@ def _overlapped(transactions: Sequence[Transaction]) -> bool:
 class LostUpdate(Schedule):
     """Two transactions read a list and write it, and the second does not have what the first one appended."""
 
-    anomaly = "lost update"
+    anomaly = "Lost update"
     events = "r1(x) r2(x) w1(x) c1 w2(x) c2"
 
     def seen(self, keys: dict[str, int], transactions: Sequence[Transaction], final: Sequence[Lists]) -> bool | None:
@@ -132,7 +137,7 @@ class ConflictingUpdates(LostUpdate):
 class WriteSkew(Schedule):
     """Two transactions read two lists and write one each: neither sees what the other one changed."""
 
-    anomaly = "write skew"
+    anomaly = "Write skew"
     events = "r1(x) r1(y) r2(x) r2(y) w1(x) w2(y) c1 c2"
 
     def seen(self, keys: dict[str, int], transactions: Sequence[Transaction], final: Sequence[Lists]) -> bool | None:
@@ -143,7 +148,7 @@ class WriteSkew(Schedule):
 class ReadSkew(Schedule):
     """A transaction sees a half of what another one wrote."""
 
-    anomaly = "read skew"
+    anomaly = "Read skew"
     events = "r1(x) w2(x) w2(y) c2 r1(y) c1"
 
     def seen(self, keys: dict[str, int], transactions: Sequence[Transaction], final: Sequence[Lists]) -> bool | None:
@@ -162,7 +167,7 @@ class ReadSkew(Schedule):
 class Clients(Probe):
     """Base of the probes in which clients read while others write, in rounds, until the anomaly is seen."""
 
-    seconds: float = 4.0
+    seconds: float = 5.0
     """Time after which the probe gives up."""
     LISTS: ClassVar[int] = 1
     APPENDS: ClassVar[int] = 20
@@ -210,11 +215,13 @@ def _together(writers: Sequence[Callable[[], None]], readers: Sequence[Callable[
             one.result()
 
 
+@dataclass(kw_only=True)
 class LongFork(Clients):
     """Two readers see two transactions in opposite orders."""
 
-    anomaly = "long fork"
+    anomaly = "Long fork"
     LISTS = 2
+    seconds: float = 15.0
 
     def round(self, context: CheckContext, history: History, found: Observation, keys: list[int]) -> None:
         """Append to one list each by two clients, and read both lists on every node."""
@@ -275,7 +282,7 @@ class Session(Clients):
 class MonotonicReads(Session):
     """A client reads a value, and later an older one."""
 
-    anomaly = "non-monotonic read"
+    anomaly = "Non-monotonic read"
 
     def round(self, context: CheckContext, history: History, found: Observation, keys: list[int]) -> None:
         """Read a list that another client appends to."""
@@ -295,7 +302,7 @@ class MonotonicReads(Session):
 class OwnWrites(Session):
     """A client does not see what it has just written."""
 
-    anomaly = "own write not seen"
+    anomaly = "Own write not seen"
     between: Callable[[], object] = lambda: None
     """Function that the client calls between the write and the read."""
     elsewhere: bool = False
