@@ -9,7 +9,7 @@ POSSIBLE, RULED_OUT = Expected
 
 TABLE = (
     *ONE_SERVER,
-    Line(LongFork(where="readers beside the writer"), POSSIBLE, "read on the writer"),
+    Line(LongFork(where="readers beside the writer"), POSSIBLE, "read on the writer, with `db.run`"),
     Line(MonotonicReads(where="`db.read`, of what others write"), POSSIBLE, "stay on a reader: `db.using(key=…)`"),
     Line(
         MonotonicReads(where="`db.using(key=…).read`", options={"key": "client"}),

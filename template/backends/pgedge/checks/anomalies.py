@@ -24,7 +24,11 @@ TABLE = (
     Line(
         MonotonicReads(where="a client that moves from node to node", moves=True), POSSIBLE, "stay: `db.using(key=…)`"
     ),
-    Line(MonotonicReads(where="a client that stays"), RULED_OUT, "one node serves it, as long as that node answers"),
+    Line(
+        MonotonicReads(where="a client that stays", options={"key": "client"}),
+        RULED_OUT,
+        "one node serves it, as long as that node answers",
+    ),
     Line(OwnWrites(where="a client that moves from node to node", moves=True), POSSIBLE, "stay: `db.using(key=…)`"),
     Line(OwnWrites(where="a client that stays"), RULED_OUT, "one node serves it, as long as that node answers"),
 )
