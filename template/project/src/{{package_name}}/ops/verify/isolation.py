@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ...db import AmbiguousCommit, Database, PinnedSession
+from ...db import Database, NodeUnavailable, PinnedSession, RetriesExhausted
 from ...db.backend import Backend
 from ...db.retry import sqlstate_of
 from .check import Check, CheckContext, CheckResult, failed, passed, skipped
@@ -229,8 +229,8 @@ def _numbers(items: str | None) -> list[int]:
 def read_lists(session: PinnedSession, keys: Sequence[int]) -> tuple[str, list[list[int]]]:
     """Return the session's node and the lists, all in one snapshot."""
     query = select(IntegerList.id, IntegerList.items).where(IntegerList.id.in_(keys))
-    found = dict(session.execute(query).tuples().all())
-    return session.node, [_numbers(found.get(key)) for key in keys]
+    found = {key: _numbers(items) for key, items in session.execute(query)}
+    return session.node, [found.get(key, []) for key in keys]
 
 
 def append(session: PinnedSession, key: int, value: int) -> str:
@@ -267,8 +267,8 @@ class Process:
         try:
             yield
         except BaseException as error:
-            is_known = not isinstance(error, AmbiguousCommit)
-            self._history.record("fail" if is_known else "info", self._number, self._probe, steps)
+            is_undone = isinstance(error, NodeUnavailable | RetriesExhausted)
+            self._history.record("fail" if is_undone else "info", self._number, self._probe, steps)
             self._number = next(self._history.processes)
             raise
         self._history.record("ok", self._number, self._probe, steps)
