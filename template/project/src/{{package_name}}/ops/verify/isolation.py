@@ -27,6 +27,10 @@ REFUSED = Backend.retryable | {"55P03"}
 """SQLSTATEs with which a server refuses a race; lock_not_available stands for the wait for a lock."""
 
 
+LEAST_TRIES = 3
+"""Tries below which nothing that was not seen is called ruled out. Arbitrary."""
+
+
 class IntegerList(Base):
     """A list of integers in one row, each followed by a blank."""
 
@@ -104,6 +108,8 @@ class Line:
         summary = f"not seen in {found.tries} tries"
         if self.expected is Expected.POSSIBLE:
             return skipped(f"not shown: possible, but {summary}", evidence)
+        if found.tries < LEAST_TRIES:
+            return skipped(f"not shown: {summary}, which are too few", evidence)
         refused = f", {found.refused} transactions refused" if found.refused else ""
         return passed(f"{summary}{refused}; ruled out: {self.note}", evidence)
 

@@ -16,7 +16,7 @@ from ...db import Database
 from ...db.backend import IsolationLevel, RouteOptions
 from .check import CheckContext
 from .history import History, Step
-from .isolation import Observation, Probe, Process, Transaction, catch_up, make_lists
+from .isolation import LEAST_TRIES, Observation, Probe, Process, Transaction, catch_up, make_lists
 
 Lists: TypeAlias = dict[str, list[int]]
 """Lists by the letter that a schedule has for them."""
@@ -168,7 +168,7 @@ class Clients(Probe):
     """Base of the probes in which clients read while others write, in rounds, until the anomaly is seen."""
 
     seconds: float = 5.0
-    """Time after which the probe gives up."""
+    """Time after which the probe gives up; three times as long if it has too few tries by then."""
     LISTS: ClassVar[int] = 1
     APPENDS: ClassVar[int] = 20
     """Appends to each list in a round."""
@@ -176,9 +176,10 @@ class Clients(Probe):
     def run(self, context: CheckContext, history: History) -> Observation:
         """Repeat rounds with lists of their own."""
         found = Observation()
-        deadline = time.monotonic() + self.seconds
+        started = time.monotonic()
         keys: list[int] = []
-        while not found.seen and time.monotonic() < deadline:
+        # On a slow machine a round can take as long as all of them should.
+        while not found.seen and time.monotonic() < started + self.seconds * (1 if found.tries >= LEAST_TRIES else 3):
             if not keys:
                 keys = make_lists(context, history, 10 * self.LISTS)
             self.round(context, history, found, [keys.pop() for _ in range(self.LISTS)])
