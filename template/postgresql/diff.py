@@ -48,7 +48,7 @@ def diff(
                 results.append(comparer.compare(table))
                 if not as_json:
                     for line in (*describe(results[-1]), *undecided(results[-1])):
-                        out.print(escape(line), soft_wrap=True)
+                        out.print(escape(line))
     same = all(result.agrees for result in results)
     if as_json:
         print(json.dumps({"same": same, "tables": [asdict(result) for result in results]}, indent=2))

@@ -63,8 +63,11 @@ def down() -> None:
 @app.command()
 def destroy() -> None:
     """Stop the local cluster and delete its data."""
-    open_cluster().destroy()
-    talk.print("[green]destroyed[/]")
+    cluster = open_cluster()
+    existed = any(path.name != "lock" for path in cluster.home.glob("*"))
+    cluster.destroy()
+    nothing = f"nothing to destroy: there is no local cluster in {escape(str(cluster.home))}"
+    talk.print("[green]destroyed[/]" if existed else nothing)
 
 
 @app.command()
@@ -202,7 +205,7 @@ def load(
     pace = f"{done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s"
     skipped = f"; {done.skipped} were there already" if done.skipped else ""
     result = f"{done.rows} rows into {table} on {done.node or 'no node'} in {pace}{skipped}"
-    talk.print(f"[green]loaded[/]: {result}", soft_wrap=True)
+    talk.print(f"[green]loaded[/]: {result}")
 
 
 @app.command()
