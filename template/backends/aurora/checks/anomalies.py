@@ -27,7 +27,7 @@ TABLE = (
         "a reader that has not replayed the write serves no read",
     ),
 )
-"""What this cluster does."""
+"""Lines of this cluster."""
 
 CHECK: type[LineCheck] = LineCheck
 """Base of the checks of the lines."""

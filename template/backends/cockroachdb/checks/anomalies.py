@@ -34,7 +34,7 @@ TABLE = (
     Line(OwnWrites(where="a client that moves from node to node", moves=True), RULED_OUT, "there is one history"),
     Line(OwnWrites(where="`db.using(stale=True)`", options={"stale": True}), POSSIBLE, "read without `stale`"),
 )
-"""What this cluster does."""
+"""Lines of this cluster."""
 
 
 class CHECK(LineCheck):

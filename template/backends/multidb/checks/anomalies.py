@@ -66,7 +66,7 @@ TABLE = (
         "no snapshot spans both; once the commit has ended, both have it",
     ),
 )
-"""What these databases do."""
+"""Lines of these databases."""
 
 CHECK: type[LineCheck] = LineCheck
 """Base of the checks of the lines."""

@@ -32,7 +32,7 @@ TABLE = (
     Line(OwnWrites(where="a client that moves from node to node", moves=True), POSSIBLE, "stay: `db.using(key=…)`"),
     Line(OwnWrites(where="a client that stays"), RULED_OUT, "one node serves it, as long as that node answers"),
 )
-"""What this cluster does."""
+"""Lines of this cluster."""
 
 CHECK: type[LineCheck] = LineCheck
 """Base of the checks of the lines."""

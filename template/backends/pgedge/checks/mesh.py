@@ -139,8 +139,8 @@ def _number(number: int) -> str:
     return f"ALTER SYSTEM SET snowflake.node = {number}; SELECT pg_reload_conf()"
 
 
-# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on. What the
-# probes of `--isolation` provoke in their own schema is in both, and counts in neither.
+# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on. Both
+# have the conflicts that the probes of `--isolation` provoke in their own schema, and these are subtracted.
 _SPOCK_COUNTS = """
     SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
            CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'

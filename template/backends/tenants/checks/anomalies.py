@@ -10,7 +10,7 @@ TABLE = (
     Line(MonotonicReads(where="one database"), Expected.RULED_OUT, "there is one copy of each row"),
     Line(OwnWrites(where="one database"), Expected.RULED_OUT, "there is one copy of each row"),
 )
-"""What this cluster does."""
+"""Lines of this cluster."""
 
 CHECK: type[LineCheck] = LineCheck
 """Base of the checks of the lines."""

@@ -88,7 +88,7 @@ class Line:
     probe: Probe
     expected: Expected
     note: str
-    """What rules the anomaly out, or the way out where it is possible."""
+    """Reason why the anomaly is ruled out, or the way out where it is possible."""
 
     @property
     def cells(self) -> tuple[str, str, str, str]:

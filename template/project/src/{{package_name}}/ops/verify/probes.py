@@ -42,7 +42,7 @@ class Schedule(Probe):
     tries: int = 20
 
     def run(self, context: CheckContext, history: History) -> Observation:
-        """Play the schedule with lists of its own for each try; read the lists everywhere at the end."""
+        """Run the schedule with lists of its own for each try; read the lists everywhere at the end."""
         with context.topology() as topology:
             writers = topology.writers()
             places = [writers[number % len(writers)] for number in range(self.nodes)]
