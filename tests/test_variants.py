@@ -102,6 +102,9 @@ FILES = """
     src/shop/ops/verify/checks/concurrency.py
     src/shop/ops/verify/checks/nodes.py
     src/shop/ops/verify/checks/privileges.py
+    src/shop/ops/verify/history.py
+    src/shop/ops/verify/isolation.py
+    src/shop/ops/verify/probes.py
     src/shop/ops/verify/look.py
     src/shop/ops/verify/page.css
     src/shop/ops/verify/page.py
@@ -145,6 +148,7 @@ FILES = """
     tests/runtime/test_database.py
     tests/runtime/test_dataclasses.py
     tests/runtime/test_faults.py
+    tests/runtime/test_isolation.py
     tests/runtime/test_keys.py
     tests/runtime/test_migrate.py
     tests/runtime/test_objects.py
@@ -556,6 +560,7 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/bulk/test_files.py",
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
+        "tests/runtime/test_isolation.py",
         "tests/runtime/test_plan.py",
         "tests/runtime/test_repair.py",
         "tests/runtime/test_rows.py",

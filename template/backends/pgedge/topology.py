@@ -452,14 +452,18 @@ _SLOT = """
     FROM pg_replication_slots WHERE slot_name = :slot
 """
 
-# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on.
+# Without spock.save_resolutions only the statistics count conflicts, from the last crash of the server on. Both
+# have the conflicts that the probes of `--isolation` provoke in their own schema, and these are subtracted.
 _SPOCK_COUNTS = """
     SELECT greatest(recorded, counted), (SELECT count(*) FROM spock.exception_log),
            CASE WHEN counted > recorded THEN 'its last crash, and did not record all of them'
                 ELSE coalesce(first::text, 'its creation') END,
            'DELETE FROM spock.resolutions; SELECT spock.reset_channel_stats()'
-    FROM (SELECT count(*) AS recorded, min(log_time) AS first FROM spock.resolutions) AS r
-    CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS counted FROM spock.channel_summary_stats) AS s
+    FROM (SELECT count - own AS recorded, total - own AS counted, first
+          FROM (SELECT count(*) AS own FROM spock.resolutions WHERE starts_with(relname, '_verify_')) AS o
+          CROSS JOIN (SELECT coalesce(sum(n_conflict), 0)::bigint AS total FROM spock.channel_summary_stats) AS s
+          CROSS JOIN (SELECT count(*), min(log_time) FILTER (WHERE NOT starts_with(relname, '_verify_')) AS first
+                      FROM spock.resolutions) AS r) AS c
 """
 
 # The columns for conflicts came one by one with PostgreSQL 18 and 19, so they are summed by name.

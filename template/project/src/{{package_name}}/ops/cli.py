@@ -4,7 +4,7 @@ import logging
 import secrets
 import sys
 import time
-from contextlib import closing, nullcontext, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -220,19 +220,32 @@ def verify(
     read_only: Annotated[bool, typer.Option("--read-only", help="Skip the checks that write.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Only show nodes and links, each second.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page for people.", metavar="FILE")] = None,
+    isolation: Annotated[
+        bool,
+        typer.Option("--isolation", help="Instead, show what transactions see and lose here: README.md, Isolation."),
+    ] = False,
+    history: Annotated[
+        Path | None, typer.Option(help="With --isolation: write the transactions to a file for elle-cli (EDN).")
+    ] = None,
 ) -> None:
     """Check the configured cluster. Exit 0: all checks passed, 1: a check failed, 2: the checks could not run."""
     from .verify import ALL, WITH_CHAOS, CheckContext, report
     from .verify import verify as run_checks
+    from .verify.history import History
     from .verify.look import look_at
-    from .verify.page import as_page, replacing
+    from .verify.page import as_page
 
-    if chaos and read_only:
-        raise OperationError("--chaos stops nodes under load, which is not --read-only: choose one of them")
+    if chaos and (read_only or isolation):
+        other = "--read-only" if read_only else "--isolation"
+        raise OperationError(f"--chaos stops nodes under load: use it without {other}")
+    if isolation and read_only:
+        raise OperationError("--isolation writes: use it without --read-only")
+    if history is not None and not isolation:
+        raise OperationError("--history needs --isolation, which runs the transactions")
     urls = operations_urls(read_only=read_only or watch)
     if watch:
-        if chaos or as_json or junit is not None or html is not None:
-            raise OperationError("--watch runs no check: use it without --chaos, --json, --junit and --html")
+        if chaos or isolation or as_json or junit is not None or html is not None:
+            raise OperationError("--watch runs no check: use it alone, or with --read-only")
         from .verify.watch import watch as show_live
 
         return show_live(urls.admin, out)
@@ -252,12 +265,22 @@ def verify(
         pool=pool,
         read_only=read_only,
     )
-    checks = WITH_CHAOS if chaos else ALL
-    with replacing(html) if html else nullcontext() as file:
+    checks, recorded = WITH_CHAOS if chaos else ALL, History()
+    with ExitStack() as opened:
+        # First, because a file that cannot be written must not cost a run.
+        page, transactions = (opened.enter_context(report.replacing(file)) if file else None for file in (html, history))
+        if isolation:
+            # Here, because its table is then created in the scratch schema.
+            from .verify.checks.anomalies import CHECK, TABLE
+            from .verify.isolation import checks_of
+
+            checks = checks_of(TABLE, recorded, CHECK)
         with talk.status("verifying") as progress:
             result = run_checks(subject, checks, on_start=lambda check: progress.update(check.title()))
-        if file is not None:
-            file.write(as_page(result, look_at(urls.admin)))
+        if page is not None:
+            page.write(as_page(result, look_at(urls.admin)))
+        if transactions is not None:
+            transactions.write(str(recorded))
     if as_json:
         print(report.as_json(result, BACKEND))
     else:

@@ -1,18 +1,14 @@
 """The report as one HTML page for people: it holds no script and loads nothing, and all that it shows is escaped."""
 
-import errno
 import math
-import os
 import platform
 import re
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import psycopg
 import sqlalchemy
@@ -41,28 +37,6 @@ _CODE = re.compile("`([^`]+)`")
 
 MOST_TABLES = 40
 """Tables that are shown although nothing differs."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Yield a file that takes the place of `path` if the block ends well; only its owner can read it.
-
-    Raises:
-        OSError: it could not; raised before the block is entered where possible.
-    """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        raise OSError(errno.EINVAL, "is no ordinary file", str(path))
-    try:
-        descriptor, fresh = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            yield file
-        Path(fresh).replace(target)
-    finally:
-        Path(fresh).unlink(missing_ok=True)
 
 
 def as_page(report: Report, look: Look) -> str:

@@ -1,6 +1,13 @@
 """The report for people, as JSON and as JUnit XML."""
 
+import errno
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from rich.console import Console
@@ -10,6 +17,28 @@ from rich.table import Column, Table
 from .check import Report, Status
 
 COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red", Status.SKIP: "cyan"}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Yield a file that takes the place of `path` if the block ends well; only its owner can read it.
+
+    Raises:
+        OSError: it could not; raised before the block is entered where possible.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "is no ordinary file", str(path))
+    try:
+        descriptor, fresh = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+        Path(fresh).replace(target)
+    finally:
+        Path(fresh).unlink(missing_ok=True)
 
 
 def print_report(report: Report, console: Console) -> None:
