@@ -1,7 +1,7 @@
 """The check that the nodes have the same rows."""
 
 from ...base import numbered
-from ...diff import describe, open_comparer, undecided
+from ...diff import open_comparer
 from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge, skipped
 
 
@@ -27,8 +27,8 @@ class RowsAreTheSame(Check):
                 if str(table) not in large:
                     result = comparer.compare(table)
                     rows[str(table)] = result.rows
-                    problems += describe(result)
-                    doubts += undecided(result)
+                    problems += result.findings
+                    doubts += result.doubts
         left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
         if not rows:
             return skipped(f"no table was compared{left}")

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ..db.retry import first_line
-from .base import OperationError
+from .base import OperationError, numbered
 from .topology import Topology
 
 RANGE_ROWS = 10_000
@@ -123,6 +122,22 @@ class Comparison:
         """True if no difference was found."""
         return not self.differences and self.problem is None
 
+    @property
+    def findings(self) -> list[str]:
+        """Line for each difference."""
+        lines = [str(difference) for difference in self.differences]
+        if self.problem:
+            lines.append(f"{self.table}: {self.problem}")
+        if not self.is_complete:
+            lines.append(f"{self.table}: the rest was not compared, after {len(self.differences)} differences")
+        return lines
+
+    @property
+    def doubts(self) -> list[str]:
+        """Line if nothing can be said of some rows."""
+        left = f"{self.table}: {numbered(self.busy, 'row')} left out, written between all looks"
+        return [left] if self.busy else []
+
 
 class Comparer:
     """Comparison of the rows of several nodes."""
@@ -155,7 +170,7 @@ class Comparer:
 
     def tables(self, names: Sequence[str] = ()) -> list[Table]:
         """Return these tables, by default all that any node has; raise ComparisonError if there is no such table."""
-        found = self._everywhere(_find_tables)
+        found = self._everywhere(lambda node: find_tables(self.connections[node]))
         every = {name: table for tables in reversed(found.values()) for name, table in tables.items()}
         for name in names:
             if name not in every:
@@ -173,50 +188,55 @@ class Comparer:
         result = Comparison(str(table))
         if others := [node for node, tables in self._found.items() if tables.get(str(table)) != table]:
             result.problem = f"it is missing or has other columns on {', '.join(others)}"
-        elif table.key:
-            self._compare_ranges(next(iter(self.connections)), table, (None, None), result)
         else:
-            self._compare_whole(table, result)
+            self.compare_into(result, dict.fromkeys(self.connections, table))
         return result
 
-    def _compare_whole(self, table: Table, result: Comparison) -> None:
+    def compare_into(self, result: Comparison, tables: Mapping[str, Table]) -> None:
+        """Compare the tables of the nodes, which have the same columns and the same key; see `compare`."""
+        if all(table.key for table in tables.values()):
+            self._compare_ranges(next(iter(tables)), tables, (None, None), result)
+        else:
+            self._compare_whole(tables, result)
+
+    def _compare_whole(self, tables: Mapping[str, Table], result: Comparison) -> None:
         for _ in range(LOOKS):
-            digests = self._everywhere(partial(_digest, table=table, span=(None, None)))
+            digests = self._digests(tables, (None, None))
             result.rows = max(rows for rows, _ in digests.values())
-            self.on_rows(str(table), result.rows)
+            self.on_rows(result.table, result.rows)
             if len(set(digests.values())) == 1:
                 return
             self.wait_for_catchup()
         counts = ", ".join(f"{rows} rows on {node}" for node, (rows, _) in digests.items())
         result.problem = f"its content differs ({counts}). Without a primary key, its rows cannot be told apart"
 
-    def _compare_ranges(self, reference: str, table: Table, whole: Span, result: Comparison) -> None:
+    def _compare_ranges(self, reference: str, tables: Mapping[str, Table], whole: Span, result: Comparison) -> None:
         """Compare a range in ranges that have `RANGE_ROWS` rows on the node `reference`."""
         after, last = whole
         while result.is_complete:
             started = time.monotonic()
-            until = _end_of_range(self.connections[reference], table, (after, last))
+            until = _end_of_range(self.connections[reference], tables[reference], (after, last))
             span = after, until or last
-            digests = self._everywhere(partial(_digest, table=table, span=span))
+            digests = self._digests(tables, span)
             fullest = max(digests, key=lambda node: digests[node][0])
             rows, _ = digests[fullest]
             if len(set(digests.values())) == 1 or rows <= 2 * RANGE_ROWS:
                 result.rows += rows
-                self.on_rows(str(table), result.rows)
+                self.on_rows(result.table, result.rows)
                 if self.rate:
                     time.sleep(max(0.0, rows / self.rate - (time.monotonic() - started)))
                 if len(set(digests.values())) > 1:
-                    self._compare_rows(table, span, result)
+                    self._compare_rows(tables, span, result)
             else:
                 # The node that the ranges were taken from lacks rows.
-                self._compare_ranges(fullest, table, span, result)
+                self._compare_ranges(fullest, tables, span, result)
             if until is None:
                 return
             after = until
 
-    def _compare_rows(self, table: Table, span: Span, result: Comparison) -> None:
+    def _compare_rows(self, tables: Mapping[str, Table], span: Span, result: Comparison) -> None:
         """Find the rows of a range that differ."""
-        hashes = self._everywhere(partial(_hashes, table=table, span=span))
+        hashes = self._everywhere(lambda node: _hashes(self.connections[node], tables[node], span))
         suspects = [
             key
             for key in sorted(set().union(*hashes.values()))
@@ -224,45 +244,55 @@ class Comparer:
         ]
         while suspects and result.is_complete:
             some, suspects = suspects[: self.most], suspects[self.most :]
-            for difference in self._settle(table, some, result):
+            for difference in self.settle(tables, some, result):
                 # Two keys that are printed differently can be equal, such as 1.0 and 1.00.
                 if difference.versions not in [known.versions for known in result.differences]:
                     result.differences.append(difference)
             result.is_complete = len(result.differences) < self.most
 
-    def _settle(self, table: Table, keys: Sequence[Key], result: Comparison) -> Iterator[Difference]:
+    def settle(self, tables: Mapping[str, Table], keys: Sequence[Key], result: Comparison) -> Iterator[Difference]:
         """Yield the rows that differ although the nodes have caught up and nothing has changed them meanwhile."""
-        look = partial(_look_up, table=table, keys=keys)
-        before = self._everywhere(look)
+        before = self._look_up(tables, keys)
         unsettled = set(range(len(keys)))
         for _ in range(LOOKS):
             self.wait_for_catchup()
-            now = self._everywhere(look)
+            now = self._look_up(tables, keys)
             for number in sorted(unsettled):
                 versions = {node: rows.get(number) for node, rows in now.items()}
-                values = [version and version.values for version in versions.values()]
-                if all(value == values[0] for value in values):
+                if are_alike(versions):
                     unsettled.remove(number)
                 elif versions == {node: rows.get(number) for node, rows in before.items()}:
                     unsettled.remove(number)
-                    names = (column.name for column in table.key)
-                    yield Difference(str(table), dict(zip(names, keys[number], strict=True)), versions)
+                    names = (column.name for column in tables[next(iter(tables))].key)
+                    yield Difference(result.table, dict(zip(names, keys[number], strict=True)), versions)
             if not unsettled:
                 return
             before = now
         result.busy += len(unsettled)
 
-    def _everywhere(self, read: Callable[[Connection], T]) -> dict[str, T]:
-        """Call a function with the connection of each node, all at once."""
+    def _digests(self, tables: Mapping[str, Table], span: Span) -> dict[str, tuple[int, str]]:
+        return self._everywhere(lambda node: _digest(self.connections[node], tables[node], span))
+
+    def _look_up(self, tables: Mapping[str, Table], keys: Sequence[Key]) -> dict[str, dict[int, Version]]:
+        return self._everywhere(lambda node: look_up(self.connections[node], tables[node], keys))
+
+    def _everywhere(self, read: Callable[[str], T]) -> dict[str, T]:
+        """Call a function with the name of each node, all at once."""
         found = {}
         with ThreadPoolExecutor(len(self.connections)) as threads:
-            running = {node: threads.submit(read, connection) for node, connection in self.connections.items()}
+            running = {node: threads.submit(read, node) for node in self.connections}
             for node, result in running.items():
                 try:
                     found[node] = result.result()
                 except DBAPIError as error:
                     raise ComparisonError(f"{node}: {first_line(error)}") from error
         return found
+
+
+def are_alike(versions: Mapping[str, Version | None]) -> bool:
+    """Return True if all nodes have the same values, or all have no row."""
+    values = [version and version.values for version in versions.values()]
+    return all(value == values[0] for value in values)
 
 
 def print_alike(connection: Connection) -> None:
@@ -273,7 +303,7 @@ def print_alike(connection: Connection) -> None:
 
 def lock_rows(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[int, Version]:
     """Return the rows that have these keys, by their numbers in the list, locked until the transaction ends."""
-    return _look_up(connection, table, keys, "FOR UPDATE OF t")
+    return look_up(connection, table, keys, "FOR UPDATE OF t")
 
 
 _PRINT_ALIKE = (
@@ -303,7 +333,8 @@ _TABLES = """
 """
 
 
-def _find_tables(connection: Connection) -> dict[str, Table]:
+def find_tables(connection: Connection) -> dict[str, Table]:
+    """Return the tables of users, by their names; those of the schema `public` without it."""
     tables = {}
     for schema, name, is_partitioned, estimate, columns, key in connection.exec_driver_sql(_TABLES):
         if schema not in Topology.system_schemas and columns:
@@ -376,7 +407,7 @@ def _hashes(connection: Connection, table: Table, span: Span) -> dict[Key, int]:
     return {tuple(key): digest for digest, *key in connection.exec_driver_sql(query, parameters)}
 
 
-def _look_up(connection: Connection, table: Table, keys: Sequence[Key], lock: str = "") -> dict[int, Version]:
+def look_up(connection: Connection, table: Table, keys: Sequence[Key], lock: str = "") -> dict[int, Version]:
     """Return the rows that have these keys, by their numbers in the list."""
     wanted = ", ".join(f"({number}, {_key_from_text(table)})" for number in range(len(keys)))
     names = ", ".join(f"k{number}" for number in range(len(table.key)))
