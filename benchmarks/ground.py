@@ -161,8 +161,9 @@ class Project:
         cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
         self._open.callback(cluster.destroy)
         cluster.up()
-        owner = next(iter(cluster.urls().values())).username
-        self.module("ops.migrate").migrate(cluster.admin_urls(), owner=owner, project=self.path)
+        self.module("ops.migrate").migrate(
+            cluster.admin_urls(), owner_urls=cluster.owner_urls(), project=self.path
+        )
         # An application has no objects of a migration; collecting them would stop it for 80 ms.
         gc.collect()
         gc.freeze()

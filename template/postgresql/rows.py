@@ -20,7 +20,7 @@ from .base import OperationError, numbered
 from .topology import Topology
 
 RANGE_ROWS = 10_000
-"""Number of rows in a range. A range that differs is fetched: about 1 MB from each node."""
+"""Number of rows in a range. A range that differs is divided into ten, and those of them that differ are fetched."""
 
 LOOKS = 5
 """Number of looks at a row that differs, each after the nodes have caught up, before it counts as busy."""
@@ -195,7 +195,7 @@ class Comparer:
     def compare_into(self, result: Comparison, tables: Mapping[str, Table]) -> None:
         """Compare the tables of the nodes, which have the same columns and the same key; see `compare`."""
         if all(table.key for table in tables.values()):
-            self._compare_ranges(next(iter(tables)), tables, (None, None), result)
+            self._compare_ranges(next(iter(tables)), tables, (None, None), RANGE_ROWS, result)
         else:
             self._compare_whole(tables, result)
 
@@ -210,17 +210,20 @@ class Comparer:
         counts = ", ".join(f"{rows} rows on {node}" for node, (rows, _) in digests.items())
         result.problem = f"its content differs ({counts}). Without a primary key, its rows cannot be told apart"
 
-    def _compare_ranges(self, reference: str, tables: Mapping[str, Table], whole: Span, result: Comparison) -> None:
-        """Compare a range in ranges that have `RANGE_ROWS` rows on the node `reference`."""
+    def _compare_ranges(
+        self, reference: str, tables: Mapping[str, Table], whole: Span, size: int, result: Comparison
+    ) -> None:
+        """Compare a range in ranges that have `size` rows on the node `reference`."""
+        smallest = max(1, RANGE_ROWS // 10)
         after, last = whole
         while result.is_complete:
             started = time.monotonic()
-            until = _end_of_range(self.connections[reference], tables[reference], (after, last))
+            until = _end_of_range(self.connections[reference], tables[reference], (after, last), size)
             span = after, until or last
             digests = self._digests(tables, span)
             fullest = max(digests, key=lambda node: digests[node][0])
             rows, _ = digests[fullest]
-            if len(set(digests.values())) == 1 or rows <= 2 * RANGE_ROWS:
+            if len(set(digests.values())) == 1 or rows <= 2 * smallest:
                 result.rows += rows
                 self.on_rows(result.table, result.rows)
                 if self.rate:
@@ -228,8 +231,9 @@ class Comparer:
                 if len(set(digests.values())) > 1:
                     self._compare_rows(tables, span, result)
             else:
-                # The node that the ranges were taken from lacks rows.
-                self._compare_ranges(fullest, tables, span, result)
+                # There are more rows than `size` where the node that the ranges were taken from lacks some.
+                smaller = RANGE_ROWS if rows > 2 * RANGE_ROWS else smallest
+                self._compare_ranges(fullest, tables, span, smaller, result)
             if until is None:
                 return
             after = until
@@ -388,12 +392,12 @@ def _digest(connection: Connection, table: Table, span: Span) -> tuple[int, str]
     return rows, digest
 
 
-def _end_of_range(connection: Connection, table: Table, span: Span) -> Key | None:
-    """Return the last key of the first `RANGE_ROWS` rows; None if there are fewer."""
+def _end_of_range(connection: Connection, table: Table, span: Span, size: int) -> Key | None:
+    """Return the last key of the first `size` rows; None if there are fewer."""
     condition, parameters = _within(table, span)
     query = (
         f"SELECT {_list(table.key, 't.{}::text')} FROM {_source(table)} WHERE {condition} "  # noqa: S608
-        f"ORDER BY {_list(table.key)} OFFSET {RANGE_ROWS - 1} LIMIT 1"
+        f"ORDER BY {_list(table.key)} OFFSET {size - 1} LIMIT 1"
     )
     found = connection.exec_driver_sql(query, parameters).one_or_none()
     return None if found is None else tuple(found)
