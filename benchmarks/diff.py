@@ -233,7 +233,13 @@ ROWS = [
         goal=at_most(0.35),
     ),
     Row(name="diff: ten times the rows", measure=ten_times_the_rows, goal=at_most(12)),
-    Row(name="diff: memory of the process", measure=memory, goal=at_most(64), unit="MB"),
+    Row(
+        name="diff: memory of the process",
+        measure=memory,
+        goal=at_most(64),
+        unit="MB",
+        why_missed="SQLAlchemy with asyncio, its ORM, psycopg and pydantic take 66 MB when they are imported",
+    ),
     Row(name="diff: memory at ten times the rows", measure=memory_of_many, goal=at_most(64), unit="MB"),
     Row(name="diff: bytes over the wire where nothing differs", measure=wire, goal=at_most(1), unit="MB"),
 ]

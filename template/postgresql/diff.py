@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,8 @@ from .base import numbered
 from .connections import connect_all
 from .console import operations_urls, talk
 from .differences import AsJson, Limit, Rate, print_lines, report
-from .rows import Comparer
+from .resuming import Progress
+from .rows import Comparer, Comparison, Key
 from .topology import Topology
 
 
@@ -33,18 +35,26 @@ def diff(
     as_json: AsJson = False,
     limit: Limit = 100,
     rate: Rate = 0,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep progress in this file; it goes on there if it exists.")
+    ] = None,
 ) -> None:
     """Compare the rows of all nodes while writers go on. Exit 0: they are the same, 1: they differ, 2: not compared."""
     urls = operations_urls()
+    progress = Progress(resume, list(urls.owner))
     results = []
     with talk.status("comparing") as status:
 
-        def show(table: str, rows: int) -> None:
-            status.update(f"comparing: {escape(table)}, {rows} rows")
+        def show(result: Comparison, until: Key | None) -> None:
+            status.update(f"comparing: {escape(result.table)}, {result.rows} rows")
+            progress.note(result, until)
 
-        with open_comparer(urls.owner, urls.admin, rate=rate, most=limit, on_rows=show) as comparer:
+        with (
+            open_comparer(urls.owner, urls.admin, rate=rate, most=limit, on_range=show) as comparer,
+            progress.kept(),
+        ):
             for table in comparer.tables(tables or ()):
-                results.append(comparer.compare(table))
+                results.append(progress.compare(table, comparer.compare))
                 if not as_json:
                     print_lines(results[-1])
     raise report(results, numbered(len(urls.owner), "node"), as_json=as_json)

@@ -34,3 +34,5 @@ def print_lines(result: Comparison) -> None:
     """Print what a comparison has found."""
     for line in (*result.findings, *result.doubts):
         out.print(escape(line), soft_wrap=True)
+    if result.earlier:
+        talk.print(escape(f"{result.table}: {result.earlier}"), soft_wrap=True)

@@ -114,6 +114,8 @@ class Comparison:
     """Number of rows that differed at each look and were written between the looks."""
     problem: str | None = None
     """Reason why rows could not be named, although the tables differ."""
+    earlier: str | None = None
+    """Description of the rows that an earlier, interrupted comparison has looked at."""
     is_complete: bool = True
     """False if the comparison stopped because there are too many differences."""
 
@@ -149,7 +151,7 @@ class Comparer:
         wait_for_catchup: Callable[[], None],
         rate: float = 0.0,
         most: int = 100,
-        on_rows: Callable[[str, int], None] = lambda table, rows: None,
+        on_range: Callable[[Comparison, Key | None], None] = lambda result, until: None,
     ) -> None:
         """Prepare a comparison, and let all nodes print values in the same way.
 
@@ -158,13 +160,13 @@ class Comparer:
             wait_for_catchup: waits until everything that was committed is visible on all nodes.
             rate: number of rows a second that each node may be asked to read; 0 means no limit.
             most: number of differences after which a table is left.
-            on_rows: called after each range with the table and the number of its rows so far.
+            on_range: called after each range with the result so far and the last key in it; None: the table's end.
         """
         self.connections = connections
         self.wait_for_catchup = wait_for_catchup
         self.rate = rate
         self.most = most
-        self.on_rows = on_rows
+        self.on_range = on_range
         for connection in connections.values():
             print_alike(connection)
 
@@ -178,8 +180,8 @@ class Comparer:
         self._found = found
         return [every[name] for name in sorted(names or every)]
 
-    def compare(self, table: Table) -> Comparison:
-        """Compare a table that `tables` returned.
+    def compare(self, table: Table, after: Key | None = None) -> Comparison:
+        """Compare a table that `tables` returned, or the rows of it after a key.
 
         Raises:
             ComparisonError: a node does not answer, or its rows may not be read.
@@ -189,13 +191,13 @@ class Comparer:
         if others := [node for node, tables in self._found.items() if tables.get(str(table)) != table]:
             result.problem = f"it is missing or has other columns on {', '.join(others)}"
         else:
-            self.compare_into(result, dict.fromkeys(self.connections, table))
+            self.compare_into(result, dict.fromkeys(self.connections, table), after)
         return result
 
-    def compare_into(self, result: Comparison, tables: Mapping[str, Table]) -> None:
+    def compare_into(self, result: Comparison, tables: Mapping[str, Table], after: Key | None = None) -> None:
         """Compare the tables of the nodes, which have the same columns and the same key; see `compare`."""
         if all(table.key for table in tables.values()):
-            self._compare_ranges(next(iter(tables)), tables, (None, None), RANGE_ROWS, result)
+            self._compare_ranges(next(iter(tables)), tables, (after, None), RANGE_ROWS, result)
         else:
             self._compare_whole(tables, result)
 
@@ -203,8 +205,8 @@ class Comparer:
         for _ in range(LOOKS):
             digests = self._digests(tables, (None, None))
             result.rows = max(rows for rows, _ in digests.values())
-            self.on_rows(result.table, result.rows)
             if len(set(digests.values())) == 1:
+                self.on_range(result, None)
                 return
             self.wait_for_catchup()
         counts = ", ".join(f"{rows} rows on {node}" for node, (rows, _) in digests.items())
@@ -225,11 +227,11 @@ class Comparer:
             rows, _ = digests[fullest]
             if len(set(digests.values())) == 1 or rows <= 2 * smallest:
                 result.rows += rows
-                self.on_rows(result.table, result.rows)
                 if self.rate:
                     time.sleep(max(0.0, rows / self.rate - (time.monotonic() - started)))
                 if len(set(digests.values())) > 1:
                     self._compare_rows(tables, span, result)
+                self.on_range(result, span[1])
             else:
                 # There are more rows than `size` where the node that the ranges were taken from lacks some.
                 smaller = RANGE_ROWS if rows > 2 * RANGE_ROWS else smallest

@@ -152,10 +152,10 @@ def diff(
     results = []
     with talk.status("comparing") as status:
 
-        def show(table: str, rows: int) -> None:
-            status.update(f"comparing: {escape(table)}, {rows} rows")
+        def show(result: Comparison, _until: Key | None) -> None:
+            status.update(f"comparing: {escape(result.table)}, {result.rows} rows")
 
-        with open_copies(urls.owner, copies or (), rate=rate, most=limit, on_rows=show) as comparers:
+        with open_copies(urls.owner, copies or (), rate=rate, most=limit, on_range=show) as comparers:
             for comparer in comparers:
                 results.append(comparer.compare_copy())
                 if not as_json:
