@@ -236,7 +236,7 @@ def server_of(source: Session | Connection) -> str:
 
 
 def changed_since(source: Session | Connection, sync: TableSync, at: Position, keys: Sequence[str]) -> set[str]:
-    """Return those of these keys, as text, whose rows were changed or deleted after a position, rows in flight aside."""
+    """Return those of these keys, as text, whose rows were changed or deleted after a position."""
     table, key = sync.table, sync.table.c.id
     changed = select(cast(key, Text)).where(key.in_([key.type.python_type(value) for value in keys]), _after(table, at))
     later = deletions.c.changed_in >= _number(at.horizon)

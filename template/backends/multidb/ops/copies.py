@@ -1,7 +1,7 @@
 """Compare the copies of tables with their sources.
 
-A copy promises what its source had at the last sync. A row that the source has changed or deleted since is newer, and no
-difference; rows of the source carry the number of the transaction that changed them last, which shows that.
+A copy promises what its source had at the last sync. A row that the source has changed or deleted since is newer, and
+no difference; rows of the source carry the number of the transaction that changed them last, which shows that.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

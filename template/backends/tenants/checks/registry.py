@@ -91,7 +91,7 @@ class TheRegistryIsTrue(Check):
 class TheSecretIsTheirs(Check):
     """The secret gives tenants their passwords.
 
-    Set the secret with which the passwords were made. If you have changed it, `tenants rotate --new-secret` makes others.
+    Set the secret with which the passwords were made. If you have changed it, run `tenants rotate --new-secret`.
     """
 
     requires = ("TheRegistryIsTrue",)
