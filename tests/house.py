@@ -26,8 +26,9 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # folders of a cluster, and what a revision may state, and 6882 and 8883 before the comparison of rows,
 # four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and 7974
 # and 9643 before revisions were judged by their effects, planned and written in steps, and 9700 and
-# 10850 before a `verify` that finds every fault of a catalogue and names the way out.
-LINES = {"pgedge": 11400, "tenants": 12300}
+# 10850 before a `verify` that finds every fault of a catalogue and names the way out, and 11400 and
+# 12300 before a `diff` that goes on where it was, and moves that compare the copy with its source.
+LINES = {"pgedge": 11500, "tenants": 12720}
 GENERATED = "Generated from"
 HEAD = 5  # lines
 
