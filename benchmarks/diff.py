@@ -38,6 +38,7 @@ _ROWS = """
     SELECT g, 'name ' || g, g / 7.0, timestamptz '2026-01-01' + g * interval '1 s', md5(g::text)
     FROM generate_series(1, {count}) AS g
 """
+_CHANGE = "UPDATE {table} SET note = 'other' WHERE id = {id}"  # noqa: S608 - ours
 _COLUMNS = "(id bigint PRIMARY KEY, name text, amount numeric, made_at timestamptz, note text)"
 
 
@@ -72,7 +73,7 @@ def table(ground: Ground, count: int, differing: int) -> str:
             if number:
                 ids = range(number, count, count // max(1, differing // 2))[: differing // 2]
                 for row in ids:
-                    connection.exec_driver_sql(f"UPDATE {name} SET note = 'other' WHERE id = {row}")  # noqa: S608 - ours
+                    connection.exec_driver_sql(_CHANGE.format(table=name, id=row))
             connection.exec_driver_sql(f"ANALYZE {name}")
     return name
 
@@ -133,7 +134,7 @@ def against_reladiff(ground: Ground) -> Measured:
     other = statistics.median(seconds for seconds, _ in found["theirs"])
     count = ground.effort(FULL, QUICK)
     note = (
-        f"{count:,} rows × 5 columns on each of three nodes, {DIFFERENCES} differ; start of Python included"  # noqa: RUF001
+        f"{count:,} rows of 5 columns on each of three nodes, {DIFFERENCES} differ; with the start of Python"
     )
     return Measured(mine / other, f"{mine:.2f} s", f"{other:.2f} s", note)
 
