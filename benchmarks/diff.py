@@ -38,7 +38,7 @@ _ROWS = """
     SELECT g, 'name ' || g, g / 7.0, timestamptz '2026-01-01' + g * interval '1 s', md5(g::text)
     FROM generate_series(1, {count}) AS g
 """
-_CHANGE = "UPDATE {table} SET note = 'other' WHERE id = {id}"  # noqa: S608 - ours
+_CHANGE = "UPDATE {table} SET note = 'other' WHERE id = {id}"
 _COLUMNS = "(id bigint PRIMARY KEY, name text, amount numeric, made_at timestamptz, note text)"
 
 
