@@ -130,10 +130,7 @@ def several(ground: Ground) -> Project:
     """Return the project, with every database migrated."""
     project = ground.project(backend="multidb")
     cluster = project.cluster
-    owner = next(iter(cluster.urls().values())).username
-    project.module("ops.histories").migrate(
-        cluster.admin_urls(), owner=owner, folder=cluster.home, project=project.path
-    )
+    project.module("ops.histories").migrate(cluster.owner_urls(), folder=cluster.home, project=project.path)
     return project
 
 
@@ -156,8 +153,10 @@ def see_bench_tables(project: Project) -> None:
     """Show both tables in the reporting database, as `fdw setup` shows those of the models."""
     cluster = project.cluster
     module = project.module("ops.foreign")
-    owner = next(iter(cluster.urls().values())).username
-    module.set_up(cluster.admin_urls(), owner=owner, cluster=cluster)
+    application = next(iter(cluster.urls().values())).username
+    module.set_up(
+        cluster.admin_urls(), owner_urls=cluster.owner_urls(), application=application, cluster=cluster
+    )
     reader = f"{project.package}_{module.TARGET}"
     for node, schema, table in (("n1", "ledger", "bench_customer"), ("n2", "orders", "bench_purchase")):
         with administration(cluster.admin_urls()[node]) as execute:

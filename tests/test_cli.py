@@ -264,6 +264,12 @@ def test_a_folder_whose_name_cannot_name_a_project_needs_another_name(scaffold: 
     assert names(scaffold.place) == []
 
 
+def test_no_folder_is_not_the_current_one(scaffold: Scaffold) -> None:
+    result = scaffold("new", "", "-d", "project_name=shop")
+    assert (result.returncode, names(scaffold.place)) == (REFUSED, [])
+    assert "no folder is named" in result.stderr
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(scaffold: Scaffold) -> None:
     target = scaffold.place / "shop"
     target.mkdir()
@@ -341,6 +347,20 @@ def test_backends_lists_every_pack(scaffold: Scaffold) -> None:
         assert name in shown
         assert profile["title"] in shown
         assert all(key in shown for key in profile["key_strategies"])
+    assert len(shown.splitlines()) == 6 * len(QUESTIONNAIRE.profiles())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(scaffold: Scaffold) -> None:
+    command = f"{shlex.quote(sys.executable)} -m scaffold backends | head -n 1"
+    shown = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=scaffold.place,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "generator"), "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (len(shown.stdout.splitlines()), shown.stderr) == (1, "")
 
 
 def test_backends_as_json_holds_what_a_program_asks_for(scaffold: Scaffold) -> None:

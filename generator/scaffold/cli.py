@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _named(path: str) -> Path:
+    if not path:
+        # It would mean the current folder, which an empty variable of a shell does not.
+        raise typer.BadParameter("no folder is named; the current one is `.`")
+    return Path(path)
+
+
 @app.callback()
 def scaffold(
     version: Annotated[
@@ -65,7 +73,10 @@ def scaffold(
 
 @app.command()
 def new(  # noqa: PLR0917 - Typer passes the options by keyword
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to create; it names the project.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", parser=_named, help="Folder to create; it names the project."),
+    ],
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
@@ -143,29 +154,18 @@ def backends(as_json: AsJson = False, debug: Debug = False) -> None:
         if as_json:
             typer.echo(json.dumps(rows, indent=2))
             return
-        from rich.table import Table  # noqa: PLC0415
-
-        table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
-        for title in (
-            "backend",
-            "what it is",
-            "nodes",
-            "keys (default first)",
-            "SQLAlchemy",
-            "without Docker",
-        ):
-            table.add_column(title, overflow="fold")
         for name, row in rows.items():
             others = [key for key in row["keys"] if key != row["default_keys"]]
-            table.add_row(
-                f"[green]{name}[/green]",
-                f"{row['title']}: {row['summary']}",
-                ", ".join(f"{node['name']} ({node['role']})" for node in row["nodes"]),
-                ", ".join([row["default_keys"], *others]),
-                row["sqlalchemy"],
-                row["embedded"],
+            typer.secho(name, fg="green")
+            _print_fields(
+                {
+                    "what it is": f"{row['title']}: {row['summary']}",
+                    "nodes": ", ".join(f"{node['name']} ({node['role']})" for node in row["nodes"]),
+                    "keys": ", ".join([f"{row['default_keys']} (default)", *others]),
+                    "SQLAlchemy": row["sqlalchemy"],
+                    "without Docker": row["embedded"],
+                }
             )
-        _console().print(table)
 
 
 @app.command()
@@ -271,6 +271,9 @@ def reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as error:
         failure, code = error, INTERRUPTED
         _complain("Stopped.")
+    except BrokenPipeError:
+        # The reader has seen enough: `scaffold … | head`.
+        raise
     except OSError as error:
         failure, code = error, 1
         _complain(f"{error.filename or 'The system'}: {error.strerror or error}.")
@@ -320,6 +323,13 @@ def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console  # noqa: PLC0415
 
     return Console(stderr=stderr, soft_wrap=True)
+
+
+def _print_fields(fields: dict[str, str]) -> None:
+    """Print a line for each field, wrapped at the width of the terminal; elsewhere a line has no limit."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for label, value in fields.items():
+        typer.echo(textwrap.fill(f"  {label:<16}{value}", width, subsequent_indent=" " * 18))
 
 
 def _complain(message: str) -> None:

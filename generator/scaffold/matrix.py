@@ -28,7 +28,7 @@ from scaffold.render import render
 # Runs at the same time. Two leave two cores idle for a fifth of the time, while clusters start and stop.
 AT_ONCE = 3
 # Time limit for the tests of one project, in seconds; arbitrary, many times their duration.
-TIMEOUT = 1800.0
+TIMEOUT = 3600.0
 # Seconds between SIGINT and SIGKILL, in which interrupted tests can stop their servers; arbitrary.
 GRACE = 20.0
 

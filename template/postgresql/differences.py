@@ -33,6 +33,6 @@ def report(results: Sequence[Comparison], compared: str, *, as_json: bool) -> ty
 def print_lines(result: Comparison) -> None:
     """Print what a comparison has found."""
     for line in (*result.findings, *result.doubts):
-        out.print(escape(line), soft_wrap=True)
+        out.print(escape(line))
     if result.earlier:
-        talk.print(escape(f"{result.table}: {result.earlier}"), soft_wrap=True)
+        talk.print(escape(f"{result.table}: {result.earlier}"))

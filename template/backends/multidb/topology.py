@@ -53,7 +53,7 @@ class Topology(BaseTopology):
         from .histories import histories
 
         found = histories(owner_urls, project=project)
-        return {history.database.name: (history.scripts, history.version(), None) for history in found}
+        return {history.database.name: (history.scripts, *history.find_version()) for history in found}
 
     @staticmethod
     def register_commands(app: Typer) -> None:

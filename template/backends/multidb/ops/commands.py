@@ -135,7 +135,7 @@ def check() -> None:
             outcome = "pushed down" if plan.is_pushed_down else f"NOT pushed down: {'; '.join(plan.local)}"
             out.print(f"{name}: {outcome}")
             for statement in plan.remote:
-                out.print(f"  {statement}", style="dim", soft_wrap=True)
+                out.print(f"  {statement}", style="dim")
     if failed:
         raise typer.Exit(1)
 

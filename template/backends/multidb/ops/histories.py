@@ -53,6 +53,13 @@ class History:
         with self._connection() as connection:
             return version_of(connection) or "base"
 
+    def find_version(self) -> tuple[str, str | None]:
+        """Return the revision the database is at, or an empty text and the reason why that is unknown."""
+        try:
+            return self.version(), None
+        except (Unreachable, DBAPIError) as error:
+            return "", str(error) if isinstance(error, Unreachable) else first_line(error)
+
     def upgrade(self, on_step: Callable[[Step], None], *, wait: float = 0.0) -> None:
         """Migrate to the newest revision, one transaction per revision; wait up to `wait` seconds for another runner.
 

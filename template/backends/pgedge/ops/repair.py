@@ -120,7 +120,7 @@ def repair(
     _print_changes(changes)
     doubts = [line for result in results for line in _doubts(result)]
     for line in (*(outcome.refused if changes else ()), *doubts):
-        talk.print(escape(line), soft_wrap=True)
+        talk.print(escape(line))
     if repaired:
         talk.print(f"repaired: {numbered(repaired, 'row')}, as on {escape(source)}")
     if changes:
@@ -269,9 +269,9 @@ def _print_changes(changes: Sequence[Change]) -> None:
         some = list(group)
         words = Counter(change.statement.partition(" ")[0] for change in some)
         counts = ", ".join(f"{number} {word}" for word, number in sorted(words.items()))
-        out.print(escape(f"-- {node}, {table}: {counts}"), soft_wrap=True)
+        out.print(escape(f"-- {node}, {table}: {counts}"))
         for change in some:
-            out.print(escape(f"{change.statement};"), soft_wrap=True)
+            out.print(escape(f"{change.statement};"))
 
 
 def _place(change: Change) -> tuple[Table, str, bool]:

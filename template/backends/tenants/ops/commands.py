@@ -36,7 +36,7 @@ def administration() -> TenantAdmin:
 
 def report(message: str) -> None:
     """Print the result of a command."""
-    talk.print(message, soft_wrap=True)
+    talk.print(message)
 
 
 @tenants.command()

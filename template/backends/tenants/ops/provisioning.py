@@ -247,9 +247,9 @@ class TenantAdmin:
             return suspended
 
     def resume(self, name: str) -> Placement:
-        """Serve a suspended tenant again."""
+        """Serve a suspended tenant again; one that is served already is left as it is."""
         with self.lock(name) as registry:
-            found = expect(registry, name, TenantState.SUSPENDED)
+            found = expect(registry, name, TenantState.SUSPENDED, TenantState.ACTIVE)
             with self.on_server(found.server) as there:
                 tenant_server.open_database(there, name)
             return change(registry, name, state=TenantState.ACTIVE, epoch=epochs.next_value())

@@ -63,8 +63,11 @@ def down() -> None:
 @app.command()
 def destroy() -> None:
     """Stop the local cluster and delete its data."""
-    open_cluster().destroy()
-    talk.print("[green]destroyed[/]")
+    cluster = open_cluster()
+    existed = any(path.name != "lock" for path in cluster.home.glob("*"))
+    cluster.destroy()
+    nothing = f"nothing to destroy: there is no local cluster in {escape(str(cluster.home))}"
+    talk.print("[green]destroyed[/]" if existed else nothing)
 
 
 @app.command()
@@ -200,12 +203,12 @@ def load(
             where = f"here or in one of the next {more} rows: " if more else ""
             raise rows.error(rows.line_of(error.rows[0]), f"{where}{error.reason}") from error
     if not done.rows + done.skipped:
-        talk.print(f"nothing to load: {escape(str(file))} has no rows", soft_wrap=True)
+        talk.print(f"nothing to load: {escape(str(file))} has no rows")
         return
     pace = f"{done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s"
     skipped = f"; {done.skipped} were there already" if done.skipped else ""
     result = f"{done.rows} rows into {table} on {done.node} in {pace}{skipped}"
-    talk.print(f"[green]loaded[/]: {result}", soft_wrap=True)
+    talk.print(f"[green]loaded[/]: {result}")
 
 
 @app.command()

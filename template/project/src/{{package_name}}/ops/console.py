@@ -30,8 +30,14 @@ Contract: TypeAlias = Annotated[
 ]
 Wait: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")]
 
-out = Console(highlight=False)
-talk = Console(stderr=True, highlight=False)
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console for a stream; only a terminal's lines have a width."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else 10_000)
+
+
+out, talk = _console(), _console(stderr=True)
 
 
 class Commands(TyperGroup):
@@ -54,6 +60,9 @@ class Commands(TyperGroup):
                 raise
             is_refused = isinstance(error, DBAPIError | psycopg.Error)
             message = f"the database refused: {first_line(error)}" if is_refused else str(error)
+        except BrokenPipeError:
+            # The reader has seen enough: `… | head`.
+            raise
         except OSError as error:
             if ctx.params["debug"]:
                 raise
@@ -61,7 +70,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             talk.print("[red]interrupted[/]: what was finished stays; run it again to go on")
             sys.exit(130)
-        talk.print(f"[red]error[/]: {escape(message)}", soft_wrap=True)
+        talk.print(f"[red]error[/]: {escape(message)}")
         sys.exit(2)
 
 
@@ -95,7 +104,7 @@ def operations_urls() -> NodeUrls:
 
 def confirm_loss(loss: str, target: str, *, yes: bool) -> None:
     """Show what going down to `target` loses and let the user type the target; raise OperationError to prevent it."""
-    talk.print(escape(loss), soft_wrap=True)
+    talk.print(escape(loss))
     if yes:
         return
     if not sys.stdin.isatty():

@@ -539,6 +539,26 @@ def is_contract(script: Script) -> bool:
     return getattr(script.module, "contract", False) is True
 
 
+def waiting_contract(scripts: ScriptDirectory, versions: Collection[str | None]) -> str:
+    """Return what databases wait for, if their next revision takes away what earlier code may use; else an empty text.
+
+    Args:
+        scripts: the revisions of the project.
+        versions: the version of each database, as `version_of` returns it.
+    """
+    if len(set(versions)) != 1:
+        return ""
+    try:
+        path = find_path(scripts, [applied(scripts, version) for version in versions], "heads", down=False)
+    except (CommandError, RevisionError, MigrationError):
+        # A revision that this version of the project does not have.
+        return ""
+    if not path or not is_contract(script := path[0][0]):
+        return ""
+    title = f"{script.revision} ({script.doc})"
+    return f"revision {title} waits for --contract, until every process has code that does without"
+
+
 def _refuse_contracts(path: Sequence[tuple[Script, bool]]) -> None:
     for number, (script, back) in enumerate(path):
         if not back and is_contract(script):

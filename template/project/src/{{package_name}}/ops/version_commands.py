@@ -1,35 +1,55 @@
 """The commands that show revisions: `history`, `current` and `check`."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from .console import operations_urls, out, talk
 
+if TYPE_CHECKING:
+    from .versions import Place
+
 
 def history() -> None:
-    """List the revisions, newest first, with the databases that have them."""
-    from .versions import places
+    """List the revisions, newest first, with the databases that have them. Exit 2: a database does not answer."""
+    from .versions import Place, places
 
     found = places(operations_urls().owner)
-    shared = {id(place.scripts): place.scripts for place in found}
-    for scripts in shared.values():
-        its_own = [place for place in found if place.scripts is scripts]
+    groups: dict[tuple[str, ...], list[Place]] = {}
+    for place in found:
+        groups.setdefault(tuple(script.path for script in place.scripts.walk_revisions()), []).append(place)
+    for group in groups.values():
+        its_own = [place for place in group if place.problem is None]
         table = Table("revision", "follows", "title", "on", box=None, pad_edge=False, header_style="dim")
-        for script in scripts.walk_revisions():
+        for script in group[0].scripts.walk_revisions():
             having = [place.name for place in its_own if place.has(script.revision)]
-            where = "all" if len(having) == len(its_own) > 1 else ", ".join(having)
+            where = "all" if len(having) == len(group) > 1 else ", ".join(having)
             after = ", ".join(sorted(script._all_down_revisions)) or "nothing"
             table.add_row(script.revision, after, escape(script.doc), where or "none")
         out.print(table)
+    _name_unknown(found)
 
 
 def current() -> None:
-    """Show the revision that each database is at."""
+    """Show the revision that each database is at. Exit 2: one does not answer."""
     from .versions import places
 
-    for place in places(operations_urls().owner):
-        out.print(escape(str(place)), soft_wrap=True)
+    found = places(operations_urls().owner)
+    for place in found:
+        if place.problem is None:
+            out.print(escape(str(place)))
+    _name_unknown(found)
+
+
+def _name_unknown(found: "Sequence[Place]") -> None:
+    """Print the databases whose version is unknown, and end the command if there is one."""
+    if unknown := [place for place in found if place.problem is not None]:
+        for place in unknown:
+            talk.print(f"[red]error[/]: {escape(str(place))}")
+        raise typer.Exit(2)
 
 
 def check() -> None:
@@ -39,7 +59,7 @@ def check() -> None:
     urls = operations_urls()
     problems = drift(urls.admin, owner_urls=urls.owner)
     for problem in problems:
-        out.print(escape(problem), soft_wrap=True)
+        out.print(escape(problem))
     if problems:
         raise typer.Exit(1)
     talk.print("[green]no difference[/]: the models, the revisions and the databases agree")

@@ -10,8 +10,18 @@ from sqlalchemy import URL
 
 from .autogenerate import missing_operations
 from .base import MigrationError
-from .connections import connect, connect_all, engine_for
-from .migrate import applied, differences, load_config, load_scripts, node_to_compare, read_schema, resolve, version_of
+from .connections import Unreachable, connect, connect_all, engine_for
+from .migrate import (
+    applied,
+    differences,
+    load_config,
+    load_scripts,
+    node_to_compare,
+    read_schema,
+    resolve,
+    version_of,
+    waiting_contract,
+)
 from .topology import Topology
 
 
@@ -43,8 +53,11 @@ class Place:
     def __str__(self) -> str:
         """Return where the database is, and where it should be if that is elsewhere."""
         if self.problem is not None:
-            return f"{self.name}: {self.problem}"
-        return f"{self.name} is at {self.version}" + ("" if self.is_at_head else f", not at {self.head}")
+            return self.problem if self.problem.startswith(self.name) else f"{self.name}: {self.problem}"
+        if self.is_at_head:
+            return f"{self.name} is at {self.version}"
+        waits = waiting_contract(self.scripts, [self.version])
+        return f"{self.name} is at {self.version}, not at {self.head}" + (waits and f": {waits}")
 
 
 def places(owner_urls: Mapping[str, URL], *, project: Path = Path()) -> list[Place]:
@@ -53,16 +66,16 @@ def places(owner_urls: Mapping[str, URL], *, project: Path = Path()) -> list[Pla
     Args:
         owner_urls: the nodes, for the role that owns the tables.
         project: a folder with an `alembic.ini` for this program; else the revisions are those of the package.
-
-    Raises:
-        Unreachable: a node cannot be reached.
     """
     scripts = load_scripts(load_config(project))
     nodes = {node: url for node, url in owner_urls.items() if node not in Topology.nodes_without_models}
 
     def look(node: str) -> Place:
-        with connect(nodes[node], node=node) as connection:
-            return Place(node, scripts, version_of(connection) or "base")
+        try:
+            with connect(nodes[node], node=node) as connection:
+                return Place(node, scripts, version_of(connection) or "base")
+        except Unreachable as error:
+            return Place(node, scripts, "", str(error))
 
     with ThreadPoolExecutor(len(nodes)) as threads:
         found = list(threads.map(look, nodes))

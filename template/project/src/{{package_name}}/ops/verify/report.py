@@ -19,13 +19,13 @@ def print_report(report: Report, console: Console) -> None:
     else:
         for run in report.runs:
             line = f"{run.result.status} {run.check.title()}: {run.result.summary} ({run.duration:.2f} s)"
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False)
     for run in report.runs:
         if run.result.status is Status.FAIL and run.check.hint():
-            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False, soft_wrap=True)
+            console.print(f"[red]{run.check.title()}[/]: {run.check.hint()}", highlight=False)
     statuses = [run.result.status for run in report.runs]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in Status if status in statuses)
-    console.print(f"{counts}; seed {report.seed}", highlight=False, soft_wrap=True)
+    console.print(f"{counts}; seed {report.seed}", highlight=False)
 
 
 def _table(report: Report) -> Table:

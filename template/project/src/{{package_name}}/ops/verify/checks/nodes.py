@@ -11,11 +11,20 @@ from sqlalchemy.exc import DBAPIError
 
 from ....db.retry import first_line
 from ...connections import Unreachable, connect, connect_all
-from ...migrate import differences, load_config, load_scripts, node_to_compare, read_schema, resolve, version_of
+from ...migrate import (
+    differences,
+    load_config,
+    load_scripts,
+    node_to_compare,
+    read_schema,
+    resolve,
+    version_of,
+    waiting_contract,
+)
 from ...privileges import quoted
 from ...topology import Topology
 from ...versions import compare_models
-from ..check import Check, CheckContext, CheckResult, judge
+from ..check import Check, CheckContext, CheckResult, judge, skipped
 
 
 class EveryNodeAnswers(Check):
@@ -90,16 +99,23 @@ class SchemaIsTheSame(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the catalogues and the revisions of all nodes that have the models' tables."""
-        head = resolve(load_scripts(load_config(context.project)), "heads")
+        scripts = load_scripts(load_config(context.project))
+        head = resolve(scripts, "heads")
         urls = {node: url for node, url in context.owner_urls.items() if node not in Topology.nodes_without_models}
         with connect_all(urls) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
-            versions = {node: version_of(connection) or "no revision" for node, connection in connections.items()}
-        problems = [f"{node} is at {version}, not {head}" for node, version in versions.items() if version != head]
+            versions = {node: version_of(connection) for node, connection in connections.items()}
+        doubts = list(filter(None, [waiting_contract(scripts, versions.values())]))
+        behind = [
+            f"{node} is at {version or 'no revision'}, not {head}"
+            for node, version in versions.items()
+            if version != head
+        ]
         objects = {node: len(schema) for node, schema in schemas.items()}
         evidence = {"head": head, "revisions": versions, "objects": objects}
+        problems = [] if doubts else behind
         problems += [line + mend(line, schemas) for line in differences(schemas)]
-        return judge(problems, f"revision {head}, {min(objects.values())} objects alike", evidence)
+        return judge(problems, f"revision {head}, {min(objects.values())} objects alike", evidence, doubts)
 
 
 class ModelsAreMigrated(Check):
@@ -114,6 +130,10 @@ class ModelsAreMigrated(Check):
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the models with a node, which is at the newest revision."""
         node = node_to_compare(context.admin_urls)
+        scripts = load_scripts(load_config(context.project))
+        with connect(context.owner_urls[node], node=node) as connection:
+            if waits := waiting_contract(scripts, [version_of(connection)]):
+                return skipped(waits)
         problems = compare_models(context.owner_urls[node], project=context.project)
         return judge(problems, "no difference", {"node": node})
 
