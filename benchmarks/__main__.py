@@ -28,6 +28,7 @@ TOPICS = (
     "promotion",
     "tenants",
     "several",
+    "diff",
     "before",
 )
 """Modules with rows, in the order of the table."""

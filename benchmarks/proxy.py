@@ -50,6 +50,53 @@ class DelayProxy:
         self._process.communicate()
 
 
+class CountingProxy:
+    """A proxy in front of a port of this machine that counts the bytes, for the length of a `with` block.
+
+    Args:
+        target: port of the server.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.bytes = 0
+        """Number of bytes in both directions so far."""
+        self._target = target
+        self._lock = threading.Lock()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            behind = socket.create_connection(("127.0.0.1", self._target))
+            for source, sink in ((client, behind), (behind, client)):
+                sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(CHUNK):
+                with self._lock:
+                    self.bytes += len(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            source.close()
+            sink.close()
+
+
 def serve(target: int, delay: float) -> None:
     """Accept connections on a free port, which is printed, until standard input ends."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -27,7 +27,8 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # four roles instead of one, servers that prove who they are, and a `verify` that may be killed, and 7974
 # and 9643 before revisions were judged by their effects, planned and written in steps, and 9700 and
 # 10850 before a `verify` that finds every fault of a catalogue and names the way out, and 11400 and
-# 12300 before a `verify` that only reads, its page, its live view, and its probes of isolation.
+# 12300 before a `verify` that only reads, its page, its live view and its probes of isolation, a `diff` that
+# goes on where it was, and moves that compare the copy with its source.
 LINES = {"pgedge": 13000, "tenants": 13800}
 GENERATED = "Generated from"
 HEAD = 5  # lines

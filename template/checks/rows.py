@@ -3,7 +3,7 @@
 from collections import Counter
 
 from ...base import numbered
-from ...diff import describe, open_comparer, undecided
+from ...diff import open_comparer
 from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge, skipped
 
 
@@ -32,8 +32,8 @@ class RowsAreTheSame(Check):
                     rows[str(table)] = result.rows
                     odd = Counter(node for difference in result.differences for node in difference.odd_nodes)
                     differs[str(table)] = {node: odd[node] for node in comparer.connections}
-                    problems += describe(result)
-                    doubts += undecided(result)
+                    problems += result.findings
+                    doubts += result.doubts
         left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
         if not rows:
             return skipped(f"no table was compared{left}")

@@ -11,18 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ..db.retry import first_line
-from .base import OperationError
+from .base import OperationError, numbered
 from .topology import Topology
 
 RANGE_ROWS = 10_000
-"""Number of rows in a range. A range that differs is fetched: about 1 MB from each node."""
+"""Number of rows in a range. A range that differs is divided into ten, and those of them that differ are fetched."""
 
 LOOKS = 5
 """Number of looks at a row that differs, each after the nodes have caught up, before it counts as busy."""
@@ -123,6 +122,8 @@ class Comparison:
     """Number of rows that differed at each look and were written between the looks."""
     problem: str | None = None
     """Reason why rows could not be named, although the tables differ."""
+    earlier: str | None = None
+    """Description of the rows that an earlier, interrupted comparison has looked at."""
     is_complete: bool = True
     """False if the comparison stopped because there are too many differences."""
 
@@ -130,6 +131,22 @@ class Comparison:
     def agrees(self) -> bool:
         """True if no difference was found."""
         return not self.differences and self.problem is None
+
+    @property
+    def findings(self) -> list[str]:
+        """Line for each difference."""
+        lines = [str(difference) for difference in self.differences]
+        if self.problem:
+            lines.append(f"{self.table}: {self.problem}")
+        if not self.is_complete:
+            lines.append(f"{self.table}: the rest was not compared, after {len(self.differences)} differences")
+        return lines
+
+    @property
+    def doubts(self) -> list[str]:
+        """Line if nothing can be said of some rows."""
+        left = f"{self.table}: {numbered(self.busy, 'row')} left out, written between all looks"
+        return [left] if self.busy else []
 
 
 class Comparer:
@@ -142,7 +159,7 @@ class Comparer:
         wait_for_catchup: Callable[[], None],
         rate: float = 0.0,
         most: int = 100,
-        on_rows: Callable[[str, int], None] = lambda table, rows: None,
+        on_range: Callable[[Comparison, Key | None], None] = lambda result, until: None,
     ) -> None:
         """Prepare a comparison, and let all nodes print values in the same way.
 
@@ -151,19 +168,19 @@ class Comparer:
             wait_for_catchup: waits until everything that was committed is visible on all nodes.
             rate: number of rows a second that each node may be asked to read; 0 means no limit.
             most: number of differences after which a table is left.
-            on_rows: called after each range with the table and the number of its rows so far.
+            on_range: called after each range with the result so far and the last key in it; None: the table's end.
         """
         self.connections = connections
         self.wait_for_catchup = wait_for_catchup
         self.rate = rate
         self.most = most
-        self.on_rows = on_rows
+        self.on_range = on_range
         for connection in connections.values():
             print_alike(connection)
 
     def tables(self, names: Sequence[str] = ()) -> list[Table]:
         """Return these tables, by default all that any node has; raise ComparisonError if there is no such table."""
-        found = self._everywhere(_find_tables)
+        found = self._everywhere(lambda node: find_tables(self.connections[node]))
         every = {name: table for tables in reversed(found.values()) for name, table in tables.items()}
         for name in names:
             if name not in every:
@@ -171,8 +188,8 @@ class Comparer:
         self._found = found
         return [every[name] for name in sorted(names or every)]
 
-    def compare(self, table: Table) -> Comparison:
-        """Compare a table that `tables` returned.
+    def compare(self, table: Table, after: Key | None = None) -> Comparison:
+        """Compare a table that `tables` returned, or the rows of it after a key.
 
         Raises:
             ComparisonError: a node does not answer, or its rows may not be read.
@@ -181,50 +198,59 @@ class Comparer:
         result = Comparison(str(table))
         if others := [node for node, tables in self._found.items() if tables.get(str(table)) != table]:
             result.problem = f"it is missing or has other columns on {', '.join(others)}"
-        elif table.key:
-            self._compare_ranges(next(iter(self.connections)), table, (None, None), result)
         else:
-            self._compare_whole(table, result)
+            self.compare_into(result, dict.fromkeys(self.connections, table), after)
         return result
 
-    def _compare_whole(self, table: Table, result: Comparison) -> None:
+    def compare_into(self, result: Comparison, tables: Mapping[str, Table], after: Key | None = None) -> None:
+        """Compare the tables of the nodes, which have the same columns and the same key; see `compare`."""
+        if all(table.key for table in tables.values()):
+            self._compare_ranges(next(iter(tables)), tables, (after, None), RANGE_ROWS, result)
+        else:
+            self._compare_whole(tables, result)
+
+    def _compare_whole(self, tables: Mapping[str, Table], result: Comparison) -> None:
         for _ in range(LOOKS):
-            digests = self._everywhere(partial(_digest, table=table, span=(None, None)))
+            digests = self._digests(tables, (None, None))
             result.rows = max(rows for rows, _ in digests.values())
-            self.on_rows(str(table), result.rows)
             if len(set(digests.values())) == 1:
+                self.on_range(result, None)
                 return
             self.wait_for_catchup()
         counts = ", ".join(f"{rows} rows on {node}" for node, (rows, _) in digests.items())
         result.problem = f"its content differs ({counts}). Without a primary key, its rows cannot be told apart"
 
-    def _compare_ranges(self, reference: str, table: Table, whole: Span, result: Comparison) -> None:
-        """Compare a range in ranges that have `RANGE_ROWS` rows on the node `reference`."""
+    def _compare_ranges(
+        self, reference: str, tables: Mapping[str, Table], whole: Span, size: int, result: Comparison
+    ) -> None:
+        """Compare a range in ranges that have `size` rows on the node `reference`."""
+        smallest = max(1, RANGE_ROWS // 10)
         after, last = whole
         while result.is_complete:
             started = time.monotonic()
-            until = _end_of_range(self.connections[reference], table, (after, last))
+            until = _end_of_range(self.connections[reference], tables[reference], (after, last), size)
             span = after, until or last
-            digests = self._everywhere(partial(_digest, table=table, span=span))
+            digests = self._digests(tables, span)
             fullest = max(digests, key=lambda node: digests[node][0])
             rows, _ = digests[fullest]
-            if len(set(digests.values())) == 1 or rows <= 2 * RANGE_ROWS:
+            if len(set(digests.values())) == 1 or rows <= 2 * smallest:
                 result.rows += rows
-                self.on_rows(str(table), result.rows)
                 if self.rate:
                     time.sleep(max(0.0, rows / self.rate - (time.monotonic() - started)))
                 if len(set(digests.values())) > 1:
-                    self._compare_rows(table, span, result)
+                    self._compare_rows(tables, span, result)
+                self.on_range(result, span[1])
             else:
-                # The node that the ranges were taken from lacks rows.
-                self._compare_ranges(fullest, table, span, result)
+                # There are more rows than `size` where the node that the ranges were taken from lacks some.
+                smaller = RANGE_ROWS if rows > 2 * RANGE_ROWS else smallest
+                self._compare_ranges(fullest, tables, span, smaller, result)
             if until is None:
                 return
             after = until
 
-    def _compare_rows(self, table: Table, span: Span, result: Comparison) -> None:
+    def _compare_rows(self, tables: Mapping[str, Table], span: Span, result: Comparison) -> None:
         """Find the rows of a range that differ."""
-        hashes = self._everywhere(partial(_hashes, table=table, span=span))
+        hashes = self._everywhere(lambda node: _hashes(self.connections[node], tables[node], span))
         suspects = [
             key
             for key in sorted(set().union(*hashes.values()))
@@ -232,45 +258,55 @@ class Comparer:
         ]
         while suspects and result.is_complete:
             some, suspects = suspects[: self.most], suspects[self.most :]
-            for difference in self._settle(table, some, result):
+            for difference in self.settle(tables, some, result):
                 # Two keys that are printed differently can be equal, such as 1.0 and 1.00.
                 if difference.versions not in [known.versions for known in result.differences]:
                     result.differences.append(difference)
             result.is_complete = len(result.differences) < self.most
 
-    def _settle(self, table: Table, keys: Sequence[Key], result: Comparison) -> Iterator[Difference]:
+    def settle(self, tables: Mapping[str, Table], keys: Sequence[Key], result: Comparison) -> Iterator[Difference]:
         """Yield the rows that differ although the nodes have caught up and nothing has changed them meanwhile."""
-        look = partial(_look_up, table=table, keys=keys)
-        before = self._everywhere(look)
+        before = self._look_up(tables, keys)
         unsettled = set(range(len(keys)))
         for _ in range(LOOKS):
             self.wait_for_catchup()
-            now = self._everywhere(look)
+            now = self._look_up(tables, keys)
             for number in sorted(unsettled):
                 versions = {node: rows.get(number) for node, rows in now.items()}
-                values = [version and version.values for version in versions.values()]
-                if all(value == values[0] for value in values):
+                if are_alike(versions):
                     unsettled.remove(number)
                 elif versions == {node: rows.get(number) for node, rows in before.items()}:
                     unsettled.remove(number)
-                    names = (column.name for column in table.key)
-                    yield Difference(str(table), dict(zip(names, keys[number], strict=True)), versions)
+                    names = (column.name for column in tables[next(iter(tables))].key)
+                    yield Difference(result.table, dict(zip(names, keys[number], strict=True)), versions)
             if not unsettled:
                 return
             before = now
         result.busy += len(unsettled)
 
-    def _everywhere(self, read: Callable[[Connection], T]) -> dict[str, T]:
-        """Call a function with the connection of each node, all at once."""
+    def _digests(self, tables: Mapping[str, Table], span: Span) -> dict[str, tuple[int, str]]:
+        return self._everywhere(lambda node: _digest(self.connections[node], tables[node], span))
+
+    def _look_up(self, tables: Mapping[str, Table], keys: Sequence[Key]) -> dict[str, dict[int, Version]]:
+        return self._everywhere(lambda node: look_up(self.connections[node], tables[node], keys))
+
+    def _everywhere(self, read: Callable[[str], T]) -> dict[str, T]:
+        """Call a function with the name of each node, all at once."""
         found = {}
         with ThreadPoolExecutor(len(self.connections)) as threads:
-            running = {node: threads.submit(read, connection) for node, connection in self.connections.items()}
+            running = {node: threads.submit(read, node) for node in self.connections}
             for node, result in running.items():
                 try:
                     found[node] = result.result()
                 except DBAPIError as error:
                     raise ComparisonError(f"{node}: {first_line(error)}") from error
         return found
+
+
+def are_alike(versions: Mapping[str, Version | None]) -> bool:
+    """Return True if all nodes have the same values, or all have no row."""
+    values = [version and version.values for version in versions.values()]
+    return all(value == values[0] for value in values)
 
 
 def print_alike(connection: Connection) -> None:
@@ -281,7 +317,7 @@ def print_alike(connection: Connection) -> None:
 
 def lock_rows(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[int, Version]:
     """Return the rows that have these keys, by their numbers in the list, locked until the transaction ends."""
-    return _look_up(connection, table, keys, "FOR UPDATE OF t")
+    return look_up(connection, table, keys, "FOR UPDATE OF t")
 
 
 _PRINT_ALIKE = (
@@ -311,7 +347,8 @@ _TABLES = """
 """
 
 
-def _find_tables(connection: Connection) -> dict[str, Table]:
+def find_tables(connection: Connection) -> dict[str, Table]:
+    """Return the tables of users, by their names; those of the schema `public` without it."""
     tables = {}
     for schema, name, is_partitioned, estimate, columns, key in connection.exec_driver_sql(_TABLES):
         if schema not in Topology.system_schemas and columns:
@@ -365,12 +402,12 @@ def _digest(connection: Connection, table: Table, span: Span) -> tuple[int, str]
     return rows, digest
 
 
-def _end_of_range(connection: Connection, table: Table, span: Span) -> Key | None:
-    """Return the last key of the first `RANGE_ROWS` rows; None if there are fewer."""
+def _end_of_range(connection: Connection, table: Table, span: Span, size: int) -> Key | None:
+    """Return the last key of the first `size` rows; None if there are fewer."""
     condition, parameters = _within(table, span)
     query = (
         f"SELECT {_list(table.key, 't.{}::text')} FROM {_source(table)} WHERE {condition} "  # noqa: S608
-        f"ORDER BY {_list(table.key)} OFFSET {RANGE_ROWS - 1} LIMIT 1"
+        f"ORDER BY {_list(table.key)} OFFSET {size - 1} LIMIT 1"
     )
     found = connection.exec_driver_sql(query, parameters).one_or_none()
     return None if found is None else tuple(found)
@@ -384,7 +421,7 @@ def _hashes(connection: Connection, table: Table, span: Span) -> dict[Key, int]:
     return {tuple(key): digest for digest, *key in connection.exec_driver_sql(query, parameters)}
 
 
-def _look_up(connection: Connection, table: Table, keys: Sequence[Key], lock: str = "") -> dict[int, Version]:
+def look_up(connection: Connection, table: Table, keys: Sequence[Key], lock: str = "") -> dict[int, Version]:
     """Return the rows that have these keys, by their numbers in the list."""
     wanted = ", ".join(f"({number}, {_key_from_text(table)})" for number in range(len(keys)))
     names = ", ".join(f"k{number}" for number in range(len(table.key)))

@@ -59,7 +59,9 @@ class Topology(BaseTopology):
     def register_commands(app: Typer) -> None:
         """Add the commands for what happens between the databases."""
         from .commands import fdw, messages, reports, twophase
+        from .copies import diff
 
+        app.command()(diff)
         app.add_typer(fdw, name="fdw")
         app.add_typer(messages, name="messages")
         app.add_typer(reports, name="reports")

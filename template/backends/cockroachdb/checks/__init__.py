@@ -1,7 +1,7 @@
 """The checks of this project, in the order in which they run."""
 
 from ..check import Check
-from . import cluster, concurrency, nodes, privileges, stand_in, transactions
+from . import cluster, concurrency, indexes, nodes, privileges, stand_in, transactions
 
 ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
@@ -14,6 +14,7 @@ ALL: tuple[type[Check], ...] = (
     transactions.LostUpdateIsNoticed,
     nodes.SchemaIsTheSame,
     nodes.ModelsAreMigrated,
+    indexes.IndexesAreTrue,
     privileges.EveryRoleHasWhatItNeedsAndNoMore,
     stand_in.RowsReachEveryNode,
     stand_in.KeysNeverCollide,

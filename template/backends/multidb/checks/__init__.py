@@ -9,6 +9,7 @@ ALL: tuple[type[Check], ...] = (
     databases.EveryDatabaseIsUpToDate,
     two_phase.NothingIsInDoubt,
     reports.ForeignTablesAnswer,
+    reports.CopiesAreTrue,
     two_phase.BothDatabasesOrNeither,
     messages.MessagesHaveTheirEffectOnce,
     reports.TheCopyMissesNothing,

@@ -10,10 +10,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from ....databases import DATABASES
 from ....db import DistributedSQLError, Key, PinnedSession, PrimaryKeyMixin
 from ....db.table_sync import ChangeTrackingMixin, TableSync, sync_table
+from ...base import numbered
 from ...cluster import HOME
 from ...connections import connect
+from ...copies import open_copies
 from ...foreign import TARGET, NoTables, examples, explain, local_cluster, set_up, sources, take_down
-from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
+from ..check import MAX_ROWS, Check, CheckContext, CheckResult, failed, judge, passed, skipped
 from .playground import playground
 
 SCHEMA_PREFIX = "_verify_"
@@ -72,6 +74,33 @@ class TheCopyMissesNothing(Check):
         if not missed:
             return failed("a watermark by time missed nothing either: this check proves nothing", evidence)
         return passed(f"6 of 6 rows; a watermark by time would have missed {missed}", evidence)
+
+
+class CopiesAreTrue(Check):
+    """Every copy has what its source had at the last sync.
+
+    `diff` names all rows; `reports sync --full-refresh` copies everything again. A source row that changed without its
+    triggers is not copied otherwise.
+    """
+
+    requires = ("EveryDatabaseIsUpToDate",)
+    timeout = 60.0
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Compare the copies that are not too large."""
+        with open_copies(context.owner_urls, most=5) as comparers:
+            large = [comparer.sync.into.name for comparer in comparers if comparer.estimate() > MAX_ROWS]
+            results = [comparer.compare_copy() for comparer in comparers if comparer.sync.into.name not in large]
+        compared = [result for result in results if result.left is None]
+        rows = {result.table: result.rows for result in compared}
+        newer = sum(result.newer for result in compared)
+        doubts = [line for result in results for line in result.doubts]
+        left = f"; left to `diff`, for their size: {', '.join(large)}" if large else ""
+        if not compared:
+            return skipped(f"no copy was compared{left}{''.join(f'; {line}' for line in doubts)}")
+        problems = [line for result in compared for line in result.findings]
+        summary = f"{numbered(sum(rows.values()), 'row')} compared, {newer} newer than the last sync{left}"
+        return judge(problems, summary, {"rows": rows, "newer": newer, "left": large}, doubts)
 
 
 class ForeignQueriesAreSentAlong(Check):

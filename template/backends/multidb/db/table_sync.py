@@ -14,7 +14,7 @@ finds another run ahead. During a run some rows are newer than others; at its en
 source, less the transactions in flight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -23,7 +23,8 @@ from typing import Any
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, cast, delete, func, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.dialects.postgresql.base import ischema_names
-from sqlalchemy.orm import Mapped, MappedAsDataclass, declared_attr, mapped_column
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Mapped, MappedAsDataclass, Session, declared_attr, mapped_column
 from sqlalchemy.types import UserDefinedType
 
 from .databases import Databases
@@ -210,7 +211,7 @@ def sync_table(
 
 def position(databases: Databases, sync: TableSync) -> Position | None:
     """Return the position of a sync; None before its first run."""
-    return databases.read(sync.target, _position, sync)
+    return databases.read(sync.target, position_of, sync)
 
 
 def lag(databases: Databases, sync: TableSync) -> int:
@@ -220,6 +221,27 @@ def lag(databases: Databases, sync: TableSync) -> int:
     if found is not None:
         changed = changed.where(_after(sync.table, found))
     return databases.read(sync.source, lambda session: session.scalar(changed) or 0)
+
+
+def position_of(target: Session | Connection, sync: TableSync) -> Position | None:
+    """Return the position of a sync, read from its target; None before its first run."""
+    query = select(progress.c.server, progress.c.horizon, progress.c.after_key)
+    row = target.execute(query.where(progress.c.relation == sync.into.name)).one_or_none()
+    return Position(*row) if row else None
+
+
+def server_of(source: Session | Connection) -> str:
+    """Return the `server` of positions that refer to the transaction numbers of this source."""
+    return str(source.execute(text(_NOW)).one()[0])
+
+
+def changed_since(source: Session | Connection, sync: TableSync, at: Position, keys: Sequence[str]) -> set[str]:
+    """Return those of these keys, as text, whose rows were changed or deleted after a position."""
+    table, key = sync.table, sync.table.c.id
+    changed = select(cast(key, Text)).where(key.in_([key.type.python_type(value) for value in keys]), _after(table, at))
+    later = deletions.c.changed_in >= _number(at.horizon)
+    deleted = select(deletions.c.key).where(deletions.c.relation == table.name, deletions.c.key.in_(keys), later)
+    return {*source.scalars(changed), *source.scalars(deleted)}
 
 
 class _Run:
@@ -259,7 +281,7 @@ class _Run:
 
         def write(session: PinnedSession) -> int:
             session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": sync.into.name})
-            found = _position(session, sync)
+            found = position_of(session, sync)
             if found == reached and found != before:
                 # An earlier attempt, whose COMMIT was not answered, wrote this chunk.
                 return 0
@@ -298,12 +320,6 @@ def _after(table: Table, start: Position) -> Any:
         return table.c.changed_in >= _number(start.horizon)
     key = literal(table.c.id.type.python_type(start.after_key), table.c.id.type)
     return tuple_(table.c.changed_in, table.c.id) > tuple_(_number(start.horizon), key)
-
-
-def _position(session: PinnedSession, sync: TableSync) -> Position | None:
-    query = select(progress.c.server, progress.c.horizon, progress.c.after_key)
-    row = session.execute(query.where(progress.c.relation == sync.into.name)).one_or_none()
-    return Position(*row) if row else None
 
 
 def _upsert(session: PinnedSession, sync: TableSync, chunk: list[Any]) -> int:

@@ -22,7 +22,7 @@ from ..db.retry import Verdict, classify, first_line, sqlstate_of
 from .base import OperationError, numbered
 from .connections import connect_all, engine_for
 from .console import operations_urls, out, talk
-from .diff import open_comparer, undecided
+from .diff import open_comparer
 from .rows import Comparer, Comparison, Difference, Table, Version, lock_rows, print_alike
 from .topology import Topology, mark_as_local
 
@@ -280,7 +280,7 @@ def _place(change: Change) -> tuple[Table, str, bool]:
 
 def _doubts(result: Comparison) -> list[str]:
     """Return why rows of a table are left although they may differ."""
-    return [*undecided(result), *([f"{result.table}: {result.problem}"] if result.problem else [])]
+    return [*result.doubts, *([f"{result.table}: {result.problem}"] if result.problem else [])]
 
 
 def _values(version: Version | None) -> Mapping[str, str | None] | None:

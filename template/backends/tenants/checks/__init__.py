@@ -7,6 +7,7 @@ ALL: tuple[type[Check], ...] = (
     nodes.EveryNodeAnswers,
     registry.ServersAreSetUp,
     registry.TheRegistryIsTrue,
+    registry.TheSecretIsTheirs,
     registry.EveryTenantHasTheSchema,
     registry.EveryTenantHasItsPrivileges,
     isolation.TenantsAreKeptApart,

@@ -45,9 +45,12 @@ def tenants_of(context: CheckContext, *, deadline: float = 20.0) -> Tenants:
 
 
 def _secret(context: CheckContext) -> str:
-    """Return a secret for the tenants of checks: that of the settings if they have one."""
-    configured = Settings().tenant_secret
-    return configured.get_secret_value() if configured else str(next(iter(context.admin_urls.values())).password)
+    """Return a secret for the tenants of checks: that of the settings, or of the local cluster."""
+    if configured := Settings().tenant_secret:
+        return configured.get_secret_value()
+    if context.cluster is not None:
+        return context.cluster.derived("tenant_secret")
+    return str(next(iter(context.admin_urls.values())).password)
 
 
 @contextmanager

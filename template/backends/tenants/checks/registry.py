@@ -5,7 +5,7 @@ import random
 from sqlalchemy import text
 
 from ....db.tenants.placement import TenantState, database_of
-from ....settings import Settings
+from ....settings import PREFIX, Settings
 from ...migrate import load_config, load_scripts, resolve, version_of, waiting_contract
 from ...privileges import quoted
 from ..check import Check, CheckContext, CheckResult, judge
@@ -87,6 +87,28 @@ class TheRegistryIsTrue(Check):
         counts = {server: sum(one.server == server for one in tenants) for server in admin.servers}
         spread = ", ".join(f"{count} on {server}" for server, count in counts.items())
         return judge(problems, f"{len(tenants)} tenants: {spread}", {"tenants": counts})
+
+
+class TheSecretIsTheirs(Check):
+    """The secret gives tenants their passwords.
+
+    Set the secret with which the passwords were made. If you have changed it, run `tenants rotate --new-secret`.
+    """
+
+    requires = ("TheRegistryIsTrue",)
+    SAMPLE = 20  # tenants as which the check logs in
+
+    def run(self, context: CheckContext) -> CheckResult:
+        """Log in as some tenants."""
+        admin = admin_of(context)
+        served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+        sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
+        refused = [
+            f"{one.name} does not get in with the password that {PREFIX}TENANT_SECRET gives"
+            for one in sample
+            if not admin.has_password(one)
+        ]
+        return judge(refused, f"{len(sample)} of {len(served)} tenants tried", {"tried": len(sample)})
 
 
 class EveryTenantHasItsPrivileges(Check):

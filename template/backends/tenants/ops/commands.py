@@ -116,14 +116,19 @@ def resume(name: Name) -> None:
 @tenants.command()
 def rotate(
     names: Annotated[list[str] | None, typer.Argument(help="Tenants; default: all.", show_default=False)] = None,
+    new_secret: Annotated[bool, typer.Option("--new-secret", help="The secret has changed, on purpose.")] = False,
 ) -> None:
     """Give tenants other passwords, for example after their secret has changed; sessions go on."""
     admin = administration()
     chosen = names or [
         found.name for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)
     ]
+    if not new_secret:
+        # All of them first, so that either none or all are changed.
+        for name in chosen:
+            admin.check_secret(admin.find(name))
     for name in chosen:
-        admin.rotate(name)
+        admin.rotate(name, new_secret=new_secret)
     report(f"[green]rotated[/]: the passwords of {_count(len(chosen))}")
 
 

@@ -1,6 +1,7 @@
 """Move a tenant to another server while it is used.
 
-Its rows are copied by logical replication, which may take long and stops nobody. Then, for a moment:
+Its rows are copied by logical replication and compared with the source, which may take long and stops nobody. Then, for
+a moment:
 
 1. writers wait: every table is locked, as soon as the transactions that write have committed;
 2. the last of their rows arrive on the other server;
@@ -16,6 +17,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -29,9 +31,10 @@ from ..db.retry import first_line, sqlstate_of
 from ..db.tenants.placement import Placement, TenantState, check_name, database_of
 from ..db.tenants.registry import epochs, tenant
 from . import tenant_server
-from .connections import Unreachable, engine_for, unlogged, verification
+from .connections import Unreachable, connect_all, engine_for, unlogged, verification
 from .migrate import differences, read_schema, version_of
-from .provisioning import FAILURES, TenantAdmin, change, drop_subscription, look_up
+from .provisioning import DATABASE_TIMEOUT, FAILURES, TenantAdmin, change, drop_subscription, look_up
+from .rows import Comparer, Comparison, ComparisonError
 from .tenant_server import TenantError, run
 from .topology import Topology
 
@@ -52,7 +55,7 @@ CATCHUP_TIMEOUT = 30.0
 SWITCH_ATTEMPTS = 20
 """Number of attempts at the last step; with the pauses between them they take about half a minute."""
 
-STEPS = ("record", "create", "publish", "copy", "lock", "close", "switch", "release", "clean")
+STEPS = ("record", "create", "publish", "copy", "compare", "lock", "close", "switch", "release", "clean")
 """Steps of a move, in order; each is reported before it is taken."""
 
 
@@ -108,6 +111,7 @@ def move(
         attempt.check()
         try:
             attempt.copy()
+            attempt.compare()
             pause = attempt.switch()
         except BaseException as error:
             if not attempt.is_decided:
@@ -182,11 +186,13 @@ class _Move:
         self.name, self.source = self.found.name, self.found.server
         self.copier = tenant_server.copier_of(self.name)
         self.tables: list[str] = []
+        self.undecided: list[str] = []
 
     def check(self) -> None:
         """Refuse a move that cannot succeed, before anything changes."""
         with self.admin.on_server(self.target) as there:
             tenant_server.refuse_unknown(there, self.target, self.name)
+        self.admin.check_secret(self.found)
         with self.admin.in_database(self.source, self.name) as here:
             if (level := here.scalar(text("SHOW wal_level"))) != "logical":
                 raise TenantError(f"{self.source} has wal_level = {level}; a move needs `logical` there")
@@ -269,6 +275,30 @@ class _Move:
                     raise TenantError(f"{self.target} fails to copy {', '.join(waiting)}; its log file has the reason")
                 time.sleep(0.01)
 
+    def compare(self) -> None:
+        """Refuse a copy whose rows are not those of the source; writers go on, and what they write follows."""
+        self.on_step("compare")
+        with self.admin.in_database(self.source, self.name) as here:
+            results = self._compare(here, timeout=DATABASE_TIMEOUT)
+        self._refuse([result for result in results if result.differences])
+        # Rows without a key cannot be looked at again one by one, so these are compared while writers wait.
+        self.undecided = [result.table for result in results if result.problem]
+
+    def _compare(self, here: Connection, names: Sequence[str] = (), *, timeout: float) -> list[Comparison]:
+        """Compare tables, by default all; `timeout` is the time limit of a statement in seconds."""
+        urls = {server: self.admin.owner_url(server, self.name) for server in (self.source, self.target)}
+        wait = partial(self._wait_for_catchup, here, timeout=CATCHUP_TIMEOUT)
+        try:
+            with connect_all(urls, statement_timeout=timeout) as connections:
+                comparer = Comparer(connections, wait_for_catchup=wait, most=5)
+                return [comparer.compare(table) for table in comparer.tables(names)]
+        except ComparisonError as error:
+            raise TenantError(f"its copy cannot be compared: {error}") from error
+
+    def _refuse(self, results: Sequence[Comparison]) -> None:
+        if lines := [line for result in results for line in result.findings]:
+            raise TenantError(f"its copy is not the same: {'; '.join(lines)}")
+
     def switch(self) -> float:
         """Make the target the tenant's place; return the seconds for which writers waited."""
         engine = engine_for(self.admin.owner_url(self.source, self.name), statement_timeout=0)
@@ -302,6 +332,8 @@ class _Move:
         """Close the database on the source and record the target as its place, while writers wait."""
         if late := sorted({*_tables(here)} - {*self.tables}):
             raise TenantError(f"{', '.join(late)} was made while it was being copied: move it again")
+        if self.undecided:
+            self._refuse(self._compare(here, self.undecided, timeout=self.max_pause))
         # Replication leaves sequences alone.
         if sequences := here.execute(text(_SEQUENCES)).all():
             with self.admin.as_owner(self.target, self.name) as there:

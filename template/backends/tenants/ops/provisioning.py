@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateSequence, CreateTable
 from ..db.retry import first_line
 from ..db.tenants.placement import Placement, TenantState, check_name, database_of, password_of, quoted
 from ..db.tenants.registry import PLACEMENTS, configured_secret, epochs, placement_of, registry_url, tenant
-from ..settings import Settings
+from ..settings import PREFIX, Settings
 from . import migrate as runner
 from . import tenant_server
 from .base import MigrationError, TopologyError
@@ -182,6 +182,24 @@ class TenantAdmin:
         """Open a connection to a tenant's database for the role that owns what is in it, in autocommit."""
         return connect(self.owner_url(server, name), node=server, statement_timeout=DATABASE_TIMEOUT)
 
+    def has_password(self, found: Placement) -> bool:
+        """Return False if the password that the secret gives is not that of a tenant's role."""
+        try:
+            with connect(found.url(self.server(found.server), self.secret), node=found.server):
+                return True
+        except Unreachable as error:
+            # The server looks at the password first. One that does not answer cannot tell.
+            return "password authentication failed" not in str(error)
+
+    def check_secret(self, *tenants: Placement) -> None:
+        """Raise `TenantError` if the secret gives none of these tenants its password."""
+        if tenants and not any(map(self.has_password, tenants)):
+            names = " and ".join(one.name for one in tenants)
+            raise TenantError(
+                f"{names} does not get in with the password that {PREFIX}TENANT_SECRET gives: set the secret with "
+                "which it was made, or, if you have changed that, run `tenants rotate --new-secret`"
+            )
+
     # The commands.
 
     def add(self, name: str, server: str | None = None) -> Placement:
@@ -201,6 +219,7 @@ class TenantAdmin:
             if found and server not in (None, found.server):
                 raise TenantError(f"{name} was begun on {found.server}: add it there, or drop it first")
             chosen = server or (found.server if found else self._emptiest_server(registry))
+            self.check_secret(*self._some(registry, chosen))
             with self.on_server(chosen) as there:
                 values = {"server": chosen, "salt": secrets.token_urlsafe(24), "revision": None}
                 if found is None:
@@ -256,13 +275,17 @@ class TenantAdmin:
                 self.remove_from(there, found.server, name)
             registry.execute(delete(tenant).where(tenant.c.name == name))
 
-    def rotate(self, name: str) -> Placement:
+    def rotate(self, name: str, *, new_secret: bool = False) -> Placement:
         """Give a tenant's role another password, and the number of connections in force; sessions go on.
 
-        Run it for every tenant after the secret has changed: until then none of them can log in.
+        Args:
+            name: name of the tenant.
+            new_secret: also if the secret is another one than before. Until then the tenant cannot log in with it.
         """
         with self.lock(name) as registry:
             found = expect(registry, name, TenantState.ACTIVE, TenantState.SUSPENDED)
+            if not new_secret:
+                self.check_secret(found)
             salt = secrets.token_urlsafe(24)
             with self.on_server(found.server) as there, engine_for(self.registry, pinned=True).begin() as deciding:
                 deciding.execution_options(**_IN_PUBLIC)
@@ -329,6 +352,12 @@ class TenantAdmin:
         counted = select(tenant.c.server, func.count().label("number")).group_by(tenant.c.server)
         count = {row.server: int(row.number) for row in registry.execute(counted)}
         return min(self.servers, key=lambda server: (count.get(server, 0), server))
+
+    def _some(self, registry: Connection, server: str) -> list[Placement]:
+        """Return up to three tenants that are served, those of a server first."""
+        served = PLACEMENTS.where(tenant.c.state.in_((TenantState.ACTIVE, TenantState.SUSPENDED)))
+        chosen = served.order_by(tenant.c.server != server, tenant.c.name).limit(3)
+        return [placement_of(row) for row in registry.execute(chosen)]
 
     def _undo_adding(self, registry: Connection, name: str, server: str, error: BaseException) -> None:
         try:

@@ -202,9 +202,12 @@ def load(
             more = len(error.rows) - 1
             where = f"here or in one of the next {more} rows: " if more else ""
             raise rows.error(rows.line_of(error.rows[0]), f"{where}{error.reason}") from error
+    if not done.rows + done.skipped:
+        talk.print(f"nothing to load: {escape(str(file))} has no rows")
+        return
     pace = f"{done.seconds:.1f} s, {done.rows_per_second:.0f} rows/s"
     skipped = f"; {done.skipped} were there already" if done.skipped else ""
-    result = f"{done.rows} rows into {table} on {done.node or 'no node'} in {pace}{skipped}"
+    result = f"{done.rows} rows into {table} on {done.node} in {pace}{skipped}"
     talk.print(f"[green]loaded[/]: {result}")
 
 
