@@ -271,7 +271,8 @@ def verify(
     checks, recorded = WITH_CHAOS if chaos else ALL, History()
     with ExitStack() as opened:
         # First, because a file that cannot be written must not cost a run.
-        page, transactions = (opened.enter_context(report.replacing(file)) if file else None for file in (html, history))
+        page = opened.enter_context(report.replacing(html)) if html else None
+        transactions = opened.enter_context(report.replacing(history)) if history else None
         if isolation:
             # Here, because its table is then created in the scratch schema.
             from .verify.checks.anomalies import CHECK, TABLE
