@@ -561,6 +561,7 @@ def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp
         "tests/runtime/test_cli.py",
         "tests/runtime/test_cluster.py",
         "tests/runtime/test_isolation.py",
+        "tests/runtime/test_page.py",
         "tests/runtime/test_plan.py",
         "tests/runtime/test_repair.py",
         "tests/runtime/test_rows.py",
