@@ -18,7 +18,7 @@ from benchmarks.contention import Outcome, merged
 from benchmarks.ground import Ground, Project
 from benchmarks.rows import Measured, Row, at_least, at_most
 from benchmarks.schema import empty, tables
-from benchmarks.tenants import admin_of, tenants
+from benchmarks.tenants import admin_of, tenants, url_of
 from benchmarks.timing import alternate, interleave, per_second, percentile, ratio, seconds_of, short, spread
 
 HOT_ACCOUNTS, HOT_THREADS = 20, 6
@@ -104,7 +104,7 @@ def hot_transfers(ground: Ground) -> tuple[list[Outcome], list[Outcome]]:
     new, old = tenants(ground), ground.project_before(backend="tenants", keys="uuid")
     admin_of(new).add("hot", "n1")
     tenant = admin_of(new).find("hot")
-    nodes = {tenant.server: tenant.url(new.cluster.urls()[tenant.server])}
+    nodes = {tenant.server: url_of(new, tenant)}
     seconds = ground.effort(8, 2)
     with new.database(nodes) as mine, old.database(nodes) as theirs:
         accounts = [mine.run(new.module("bank").open_account, owner="hot").id for _ in range(HOT_ACCOUNTS)]
