@@ -115,12 +115,12 @@ class Project:
     @functools.cached_property
     def cluster(self) -> Any:
         """All nodes, linked and migrated."""
-        return self._started("cluster")
+        return self.started("cluster")
 
     @functools.cached_property
     def alone(self) -> Any:
         """The first node by itself: no other node applies its changes, and no link reads its WAL."""
-        cluster = self._started("alone")
+        cluster = self.started("alone")
         first, *others = cluster.urls()
         with administration(cluster.admin_urls()[first]) as execute:
             for (name,) in execute("SELECT subname FROM pg_subscription"):
@@ -156,7 +156,8 @@ class Project:
         urls = {name: url.render_as_string(hide_password=False) for name, url in nodes.items()}
         return self.module("settings").Settings(nodes=urls, admin_nodes=urls, **settings)
 
-    def _started(self, name: str) -> Any:
+    def started(self, name: str) -> Any:
+        """Start a cluster of this name, linked and migrated."""
         self.ground.console.log(f"starting {self.package}: {name}")
         cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
         self._open.callback(cluster.destroy)
@@ -182,7 +183,7 @@ def owner(cluster: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def administration(url: URL) -> Iterator[Any]:
-    """Connect as the superuser; yield a function that runs one statement and returns its rows."""
+    """Connect in autocommit; yield a function that runs one statement and returns its rows."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
