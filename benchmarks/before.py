@@ -201,7 +201,7 @@ def _verified(project: Project, cluster: Any) -> list[str]:
 def _sound(ground: Ground) -> dict[str, tuple[Project, Any]]:
     """Return both projects, with clusters that no other row writes to."""
     projects = {"new": ground.project(backend="pgedge"), "old": ground.project_before(backend="pgedge")}
-    return {name: (project, project.started("sound")) for name, project in projects.items()}
+    return {name: (project, project.started("sound", may_create=False)) for name, project in projects.items()}
 
 
 def _operations(ground: Ground, work: Callable[[Project, Any], None]) -> Measured:

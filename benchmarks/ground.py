@@ -156,16 +156,20 @@ class Project:
         urls = {name: url.render_as_string(hide_password=False) for name, url in nodes.items()}
         return self.module("settings").Settings(nodes=urls, admin_nodes=urls, **settings)
 
-    def started(self, name: str) -> Any:
-        """Start a cluster of this name, linked and migrated."""
+    def started(self, name: str, *, may_create: bool = True) -> Any:
+        """Start a cluster of this name, linked and migrated.
+
+        Args:
+            name: name of the cluster.
+            may_create: let the application's role create tables, as rows with tables of their own need it.
+        """
         self.ground.console.log(f"starting {self.package}: {name}")
         cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
         self._open.callback(cluster.destroy)
         cluster.up()
         self.module("ops.migrate").migrate(cluster.admin_urls(), **owner(cluster), project=self.path)
-        for node, url in cluster.urls().items():
+        for node, url in cluster.urls().items() if may_create else ():
             with administration(cluster.admin_urls()[node]) as execute:
-                # Rows have tables of their own, which the role of the application may not create by default.
                 if not execute("SELECT pg_is_in_recovery()")[0][0]:
                     execute(f'GRANT CREATE ON SCHEMA public TO "{url.username}"')
         # An application has no objects of a migration; collecting them would stop it for 80 ms.
