@@ -209,7 +209,7 @@ def _operations(ground: Ground, work: Callable[[Project, Any], None]) -> Measure
         name: functools.partial(seconds_of, functools.partial(work, *pair))
         for name, pair in _sound(ground).items()
     }
-    seconds = interleave(contenders, ground.effort(9, 3))
+    seconds = interleave(contenders, ground.effort(9, 1))
     return _ratio(list(zip(seconds["new"], seconds["old"], strict=True)))
 
 
