@@ -239,6 +239,19 @@ ROWS = [
     Row(name="before: bulk_load", measure=bulk, goal=at_least(1 / 1.03)),
     Row(name="before: transfers on hot accounts per second", measure=hot_rate, goal=at_least(2)),
     Row(name="before: transfers on hot accounts, p99", measure=hot_tail, goal=at_most(0.3)),
-    Row(name="before: migrate of an up-to-date cluster", measure=migrate, goal=at_most(0.5)),
-    Row(name="before: verify of a sound cluster", measure=verify, goal=at_most(0.6)),
+    Row(
+        name="before: migrate of an up-to-date cluster",
+        measure=migrate,
+        goal=at_most(0.5),
+        why_missed="against 04254f5 all nodes are asked at once, but through two logins each instead of one; the "
+        "servers share two cores, and half of the time they load their catalogs for a first query. With servers "
+        "2 ms away it was 0.56",
+    ),
+    Row(
+        name="before: verify of a sound cluster",
+        measure=verify,
+        goal=at_most(0.6),
+        why_missed="04254f5 has 9 of the 15 checks, and the other six take 0.4 s; the three that write and wait "
+        "for links took 1.3 s of 2.1, and 1.2 of 1.4 there",
+    ),
 ]
