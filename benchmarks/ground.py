@@ -115,12 +115,12 @@ class Project:
     @functools.cached_property
     def cluster(self) -> Any:
         """All nodes, linked and migrated."""
-        return self._started("cluster")
+        return self.started("cluster")
 
     @functools.cached_property
     def alone(self) -> Any:
         """The first node by itself: no other node applies its changes, and no link reads its WAL."""
-        cluster = self._started("alone")
+        cluster = self.started("alone")
         first, *others = cluster.urls()
         with administration(cluster.admin_urls()[first]) as execute:
             for (name,) in execute("SELECT subname FROM pg_subscription"):
@@ -156,15 +156,20 @@ class Project:
         urls = {name: url.render_as_string(hide_password=False) for name, url in nodes.items()}
         return self.module("settings").Settings(nodes=urls, admin_nodes=urls, **settings)
 
-    def _started(self, name: str) -> Any:
+    def started(self, name: str, *, may_create: bool = True) -> Any:
+        """Start a cluster of this name, linked and migrated.
+
+        Args:
+            name: name of the cluster.
+            may_create: let the application's role create tables, as rows with tables of their own need it.
+        """
         self.ground.console.log(f"starting {self.package}: {name}")
         cluster = self.module("ops.cluster.embedded").Embedded(self.path / ".cluster" / name)
         self._open.callback(cluster.destroy)
         cluster.up()
         self.module("ops.migrate").migrate(cluster.admin_urls(), **owner(cluster), project=self.path)
-        for node, url in cluster.urls().items():
+        for node, url in cluster.urls().items() if may_create else ():
             with administration(cluster.admin_urls()[node]) as execute:
-                # Rows have tables of their own, which the role of the application may not create by default.
                 if not execute("SELECT pg_is_in_recovery()")[0][0]:
                     execute(f'GRANT CREATE ON SCHEMA public TO "{url.username}"')
         # An application has no objects of a migration; collecting them would stop it for 80 ms.
@@ -182,7 +187,7 @@ def owner(cluster: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def administration(url: URL) -> Iterator[Any]:
-    """Connect as the superuser; yield a function that runs one statement and returns its rows."""
+    """Connect in autocommit; yield a function that runs one statement and returns its rows."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:

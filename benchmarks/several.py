@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, MetaData, Numeric, Table, Text, create_engine, insert, text
+from sqlalchemy import BigInteger, Column, MetaData, Numeric, Table, Text, create_engine, insert
 from sqlalchemy.engine import URL
 
 from benchmarks.bulk import MEGABYTE
@@ -161,12 +161,9 @@ def see_bench_tables(project: Project) -> None:
     for node, schema, table in (("n1", "ledger", "bench_customer"), ("n2", "orders", "bench_purchase")):
         with administration(cluster.admin_urls()[node]) as execute:
             execute(f'GRANT SELECT ON {table} TO "{reader}"')
-        engine = create_engine(cluster.urls()["n3"], isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(
-                text(f"IMPORT FOREIGN SCHEMA public LIMIT TO ({table}) FROM SERVER {schema} INTO {schema}")
-            )
-        engine.dispose()
+        with administration(cluster.owner_urls()["n3"]) as execute:
+            execute(f"IMPORT FOREIGN SCHEMA public LIMIT TO ({table}) FROM SERVER {schema} INTO {schema}")
+            execute(f'GRANT SELECT ON {schema}.{table} TO "{application}"')
 
 
 def child(project: Project, way: str) -> dict[str, Any]:

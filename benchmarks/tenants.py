@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine, insert, select, text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -41,6 +42,8 @@ def admin_of(project: Project, **changed: Any) -> Any:
         "registry": project.module("db.tenants.registry").registry_url(admin_urls),
         "application": next(iter(urls.values())).username,
         "project": project.path,
+        "owners": project.cluster.owner_urls(),
+        "secret": project.cluster.derived("tenant_secret"),
         **changed,
     }
     return project.module("ops.provisioning").TenantAdmin(**given)
@@ -49,13 +52,20 @@ def admin_of(project: Project, **changed: Any) -> Any:
 def application(project: Project, **settings: Any) -> Any:
     """Return what an application holds, as its settings describe it."""
     urls = {name: url.render_as_string(hide_password=False) for name, url in project.cluster.urls().items()}
-    configured = project.module("settings").Settings(nodes=urls, **settings)
+    secret = project.cluster.derived("tenant_secret")
+    configured = project.module("settings").Settings(nodes=urls, tenant_secret=secret, **settings)
     return project.module("db.tenants").Tenants.from_settings(configured)
 
 
+def url_of(project: Project, found: Any) -> URL:
+    """Return the URL of a tenant's database for its own role."""
+    url: URL = found.url(project.cluster.urls()[found.server], project.cluster.derived("tenant_secret"))
+    return url
+
+
 def make(project: Project, names: list[str]) -> None:
-    """Add tenants with empty databases; without migrations, a thousand take a minute."""
-    admin, server_side = admin_of(project), project.module("ops.tenant_server")
+    """Add tenants with empty databases; without migrations, a thousand take two minutes."""
+    admin = admin_of(project)
     registry = project.module("db.tenants.registry")
     admin.create_registry()
     engine = create_engine(admin.registry, poolclass=NullPool)
@@ -63,10 +73,9 @@ def make(project: Project, names: list[str]) -> None:
     def on_one(server: str, mine: list[str]) -> None:
         with admin.on_server(server) as there:
             for name in mine:
-                password = secrets.token_urlsafe(16)
-                server_side.create_role(there, name, password)
-                server_side.create_database(there, name)
-                row = {"name": name, "server": server, "state": "active", "password": password}
+                salt = secrets.token_urlsafe(24)
+                admin.create(there, server, name, salt)
+                row = {"name": name, "server": server, "state": "active", "salt": salt}
                 with engine.begin() as connection:
                     connection.execute(insert(registry.tenant).values(**row))
 
@@ -94,7 +103,7 @@ def warm(ground: Ground) -> Measured:
     project = tenants(ground)
     [name] = made(ground, "warm", 1)
     found = admin_of(project).find(name)
-    node = {found.server: found.url(project.cluster.urls()[found.server])}
+    node = {found.server: url_of(project, found)}
     rounds = []
     with application(project) as db, project.database(node) as plain:
 
@@ -117,9 +126,7 @@ def cold(ground: Ground) -> Measured:
     """Compare the first unit of work for each of some tenants with the first on a plain database of each."""
     project = tenants(ground)
     names = made(ground, "cold", ground.effort(60, 12))
-    admin = admin_of(project)
-    urls = project.cluster.urls()
-    nodes = {one.name: {one.server: one.url(urls[one.server])} for one in admin.all()}
+    nodes = {one.name: {one.server: url_of(project, one)} for one in admin_of(project).all()}
     pairs = []
     with application(project) as db:
         db.using(tenant=names[0]).run(ask)
@@ -184,12 +191,11 @@ def unbounded(project: Project, names: list[str]) -> int:
     """Return the number of tenants that can have an engine with a connection before a server refuses more."""
     admin = admin_of(project)
     server = next(iter(admin.servers))
-    urls = project.cluster.urls()
     mine = [one for one in admin.all() if one.server == server and one.name in set(names)]
     engines: list[Any] = []
     try:
         for one in mine:
-            engine = create_engine(one.url(urls[server]))
+            engine = create_engine(url_of(project, one))
             engines.append(engine)
             try:
                 with engine.connect() as connection:
@@ -234,8 +240,11 @@ def migrations(ground: Ground) -> Measured:
     project = tenants(ground)
     module = project.module("ops.tenant_migrations")
     count = ground.effort(200, 8)
-    far = {server: project.far(url) for server, url in project.cluster.admin_urls().items()}
-    admin = admin_of(project, servers=far)
+    far = [
+        {server: project.far(url) for server, url in urls.items()}
+        for urls in (project.cluster.admin_urls(), project.cluster.owner_urls())
+    ]
+    admin = admin_of(project, servers=far[0], owners=far[1])
     seconds: dict[int, float] = {}
     at_once = module.PROCESSES
     for number in (at_once, 1):
