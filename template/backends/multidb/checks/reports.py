@@ -88,6 +88,7 @@ class CopiesAreTrue(Check):
 
     def run(self, context: CheckContext) -> CheckResult:
         """Compare the copies that are not too large."""
+        context.check_sight()
         with open_copies(context.owner_urls, most=5) as comparers:
             large = [comparer.sync.into.name for comparer in comparers if comparer.estimate() > MAX_ROWS]
             results = [comparer.compare_copy() for comparer in comparers if comparer.sync.into.name not in large]
