@@ -104,7 +104,7 @@ class TheSecretIsTheirs(Check):
         served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
         sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
         refused = [
-            f"{one.name} does not get in with the password that {PREFIX}TENANT_SECRET gives"
+            f"{one.name} cannot log in with the password that {PREFIX}TENANT_SECRET gives"
             for one in sample
             if not admin.has_password(one)
         ]
@@ -179,9 +179,10 @@ class EveryTenantHasTheSchema(Check):
         head = resolve(scripts, "heads")
         admin = admin_of(context)
         served = [one for one in admin.all() if one.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
-        doubts = list(filter(None, [waiting_contract(scripts, [one.revision for one in served])]))
-        late = [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in served if one.revision != head]
-        behind = [] if doubts else late
+        waits = waiting_contract(scripts, [one.revision for one in served])
+        doubts = [waits] if waits else []
+        late = [one for one in served if one.revision != head]
+        behind = [] if waits else [f"{one.name} is at {one.revision or 'unknown'}, not {head}" for one in late]
         sample = random.Random(context.seed).sample(served, min(self.SAMPLE, len(served)))  # noqa: S311
         for one in sample:
             with admin.as_owner(one.server, one.name) as connection:

@@ -196,7 +196,7 @@ class TenantAdmin:
         if tenants and not any(map(self.has_password, tenants)):
             names = " and ".join(one.name for one in tenants)
             raise TenantError(
-                f"{names} does not get in with the password that {PREFIX}TENANT_SECRET gives: set the secret with "
+                f"{names} cannot log in with the password that {PREFIX}TENANT_SECRET gives: set the secret with "
                 "which it was made, or, if you have changed that, run `tenants rotate --new-secret`"
             )
 
@@ -247,7 +247,7 @@ class TenantAdmin:
             return suspended
 
     def resume(self, name: str) -> Placement:
-        """Serve a suspended tenant again; one that is served already is left as it is."""
+        """Serve a suspended tenant again; the role of one that is served may log in afterwards, too."""
         with self.lock(name) as registry:
             found = expect(registry, name, TenantState.SUSPENDED, TenantState.ACTIVE)
             with self.on_server(found.server) as there:

@@ -34,6 +34,12 @@ class Look:
     problem: str = ""
     """Reason why the links are not known."""
 
+    def role(self, node: str) -> str:
+        """Return the role of a node with its symbol; empty if the node does not answer."""
+        if node in self.silent:
+            return ""
+        return "● writes" if node in self.writers else "○ reads"
+
 
 def look_at(admin_urls: Mapping[str, URL]) -> Look:
     """Ask all nodes at once for their roles and links; see `CheckContext.admin_urls`."""

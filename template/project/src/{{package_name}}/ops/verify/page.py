@@ -135,8 +135,7 @@ def _topology(look: Look) -> str:
         fine = node in look.software
         state = _status(Status.PASS, "answers") if fine else _status(Status.FAIL, "no answer")
         about = look.software[node] if fine else look.silent[node]
-        role = ("● writes" if node in look.writers else "○ reads") if fine else ""
-        cells = f'<td>{state}</td><td class="short">{role}</td><td class="about">{_text(about)}</td>'
+        cells = f'<td>{state}</td><td class="short">{look.role(node)}</td><td class="about">{_text(about)}</td>'
         rows.append(f'<th scope="row">{_text(node)}</th>{cells}')
     nodes = _table("Nodes", ("node", "state", "role", "server"), rows)
     broken = [link for link in look.links if not link.is_up]
@@ -168,7 +167,7 @@ def _drawing(look: Look) -> str:
     shapes = [_arrow(link, *places[link.origin], *places[link.receiver]) for link in look.links]
     for node, (x, y) in places.items():
         fine = node in look.software
-        role = ("● writes" if node in look.writers else "○ reads") if fine else "✕ no answer"
+        role = look.role(node) or "✕ no answer"
         name = node if len(node) <= 12 else f"{node[:11]}…"
         box = f'<rect class="node{"" if fine else " FAIL"}" x="{x - 48:.0f}" y="{y - 22:.0f}"'
         shapes.append(f'<g>{box} width="96" height="44" rx="8"/><title>{_text(node)}</title>')
@@ -230,11 +229,12 @@ def _lag(link: str, lags: Mapping[str, Mapping[str, float]], down: Mapping[str, 
 
 def _rows(runs: Sequence[Run]) -> str:
     """Return in which tables the rows of a node are not those of the others."""
-    evidence = next((run.result.evidence for run in runs if run.result.evidence.get("differs")), None)
+    every: Iterator[Mapping[str, Any]] = (run.result.evidence for run in runs)
+    evidence = next((one for one in every if one.get("differs")), None)
     if evidence is None:
         return ""
-    differs: Mapping[str, Mapping[str, int]] = evidence["differs"]  # type: ignore[assignment]
-    counts: Mapping[str, int] = evidence["rows"]  # type: ignore[assignment]
+    differs: Mapping[str, Mapping[str, int]] = evidence["differs"]
+    counts: Mapping[str, int] = evidence["rows"]
     tables = sorted(differs, key=lambda table: (not any(differs[table].values()), table))
     shown = [table for number, table in enumerate(tables) if number < MOST_TABLES or any(differs[table].values())]
     rows = []

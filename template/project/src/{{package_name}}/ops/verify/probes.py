@@ -191,10 +191,10 @@ class Clients(Probe):
 
     def write(self, database: Database, history: History, key: int) -> None:
         """Append to a list, in one process, with pauses."""
-        process = Process(history, self.anomaly)
+        process, rng = Process(history, self.anomaly), random.Random(key)  # noqa: S311
         for value in range(1, self.APPENDS + 1):
             process.append(database, key, value)
-            time.sleep(random.uniform(0, JITTER) / 3)  # noqa: S311
+            time.sleep(rng.uniform(0, JITTER) / 3)
 
 
 def _together(writers: Sequence[Callable[[], None]], readers: Sequence[Callable[[], None]]) -> None:

@@ -66,9 +66,8 @@ def _tables(look: Look) -> Group:
     for node in look.nodes:
         cause = look.silent.get(node)
         state = "[green]✓ answers[/]" if cause is None else "[red]✕ no answer[/]"
-        role = ("● writes" if node in look.writers else "○ reads") if cause is None else ""
         about = look.software[node] if cause is None else cause
-        nodes.add_row(escape(node), state, role, str(look.conflicts.get(node, "")), escape(about))
+        nodes.add_row(escape(node), state, look.role(node), str(look.conflicts.get(node, "")), escape(about))
     links = Table("link", "state", Column("lag", justify="right"), Column("errors", justify="right"), box=None)
     links.header_style = "dim"
     for link in look.links:

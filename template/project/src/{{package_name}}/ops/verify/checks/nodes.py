@@ -106,15 +106,12 @@ class SchemaIsTheSame(Check):
         with connect_all(urls) as connections:
             schemas = {node: read_schema(connection) for node, connection in connections.items()}
             versions = {node: version_of(connection) for node, connection in connections.items()}
-        doubts = list(filter(None, [waiting_contract(scripts, versions.values())]))
-        behind = [
-            f"{node} is at {version or 'no revision'}, not {head}"
-            for node, version in versions.items()
-            if version != head
-        ]
+        late = {node: version or "no revision" for node, version in versions.items() if version != head}
+        waits = waiting_contract(scripts, versions.values())
+        doubts = [waits] if waits else []
+        problems = [] if waits else [f"{node} is at {version}, not {head}" for node, version in late.items()]
         objects = {node: len(schema) for node, schema in schemas.items()}
         evidence = {"head": head, "revisions": versions, "objects": objects}
-        problems = [] if doubts else behind
         problems += [line + mend(line, schemas) for line in differences(schemas)]
         return judge(problems, f"revision {head}, {min(objects.values())} objects alike", evidence, doubts)
 
