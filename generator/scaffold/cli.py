@@ -44,6 +44,14 @@ app = typer.Typer(
 Keys = Annotated[
     str | None, typer.Option("--keys", metavar="KEYS", help="Key strategy; listed by `scaffold backends`.")
 ]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; may be repeated."),
+]
+AnswersFile = Annotated[
+    Path | None,
+    typer.Option("--answers", metavar="FILE.yml", help="Answers as YAML; options override them."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -82,14 +90,8 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
     ] = None,
     keys: Keys = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; may be repeated."),
-    ] = None,
-    answers_file: Annotated[
-        Path | None,
-        typer.Option("--answers", metavar="FILE.yml", help="Answers as YAML; options override them."),
-    ] = None,
+    data: Data = None,
+    answers_file: AnswersFile = None,
     git: Annotated[
         bool, typer.Option("--git/--no-git", help="Create a repository with a first commit.")
     ] = True,
@@ -135,6 +137,48 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         if source.has_uncommitted_changes(root):
             project.notes.append("template: has uncommitted changes, which `copier update` cannot find again")
         _print_next_steps(path, project)
+
+
+@app.command()
+def update(  # noqa: PLR0917 - Typer passes the options by keyword
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="[DIR]", parser=_named, help="Folder of the project.", show_default=False),
+    ] = Path(),
+    data: Data = None,
+    answers_file: AnswersFile = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="VERSION",
+            help="Tag, branch or commit of the template, or :current:.  [default: the newest release]",
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Tell what would happen; change nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Update a project to another version of the template, or to other answers.
+
+    Exit code: 0 if all is merged; 1 if you have to look at something, or, with --check, if there is an
+    update; 2 if it could not run, and the project is as it was.
+    """
+    with reported(debug):
+        from scaffold import update  # noqa: PLC0415
+
+        given = _given(answers_file, data or [])
+        with update.prepared(folder, given, to=to) as (found, merge):
+            _print_update(folder, found)
+            if merge is None or not found.is_due:
+                return
+            obstacle = merge.obstacle() if check else None
+            if not check:
+                merge.apply()
+            _print_findings(found)
+            if obstacle:
+                typer.echo(f"in the way: git ignores it, and the new version has that file\n  {obstacle}")
+            _print_steps_after_update(folder, found, check=check)
+        raise typer.Exit(int(check or found.needs_a_look))
 
 
 @app.command()
@@ -356,6 +400,60 @@ def _print_next_steps(path: Path, project: Any) -> None:
     out.print(Text(f"Created {path}: {answers['profile']['title']}, {answers['keys']} keys. Next:", "green"))
     for step in _next_steps(path):
         out.print(Text(f"  {step}"))
+
+
+# Lists of an update, each with the way out; those before None need a look.
+FINDINGS = {
+    "conflicts": "conflicts, marked: you and the template changed the same lines; mend, then `git add`",
+    "unmerged": "not text: both changed it, and yours is kept; the template's is `git checkout --theirs`",
+    "moved": "edited by you and moved; your edit is in the new place, see that it still fits",
+    "dropped": "edited by you and removed by the template; kept, until you `git rm` or `git add` it",
+    "deleted": "deleted by you and changed by the template; it stays deleted",
+    "in_use": "changed by the template, but the project's once it exists; left alone",
+}
+
+
+def _print_update(folder: Path, found: Any) -> None:
+    from scaffold.update import KINDS  # noqa: PLC0415
+
+    name = folder.resolve().name
+    if not found.is_due:
+        typer.echo(f"{name} is up to date: {found.new}")
+        return
+    versions = f"{found.old} -> {found.new}" if found.old != found.new else f"{found.new}, with other answers"
+    commits = f", {found.commits} commit{'s' * (found.commits != 1)}" if found.old != found.new else ""
+    typer.secho(f"{name}: {versions}{commits}", fg="green")
+    for question, (before, after) in found.answers.items():
+        change = "is new, by default" if before is None else f"was {json.dumps(before)}, is"
+        typer.echo(f"  {question}: {change} {json.dumps(after)}")
+    counted = {word: sum(one.kind == kind for one in found.changes) for kind, word in KINDS.items()}
+    parts = [f"{count} {word}" for word, count in counted.items() if count]
+    typer.echo(f"files of the template: {', '.join(parts) or 'no change'}")
+    for change in found.changes:
+        typer.echo(f"  {change}")
+
+
+def _print_findings(found: Any) -> None:
+    for name, title in FINDINGS.items():
+        if files := getattr(found, name):
+            typer.echo(title)
+            for file in files:
+                typer.echo(f"  {file if isinstance(file, str) else ' -> '.join(file)}")
+
+
+def _print_steps_after_update(folder: Path, found: Any, *, check: bool) -> None:
+    where = "" if folder.resolve() == Path.cwd() else f" {shlex.quote(str(folder))}"
+    if check:
+        typer.echo(f"Nothing was changed. Next:\n  scaffold update{where}")
+        return
+    steps = ["git diff --staged"]
+    if any(change.path == "pyproject.toml" for change in found.changes) and (folder / "uv.lock").exists():
+        steps.append("uv lock")
+    steps += ["make test", f"git commit --message 'Update the scaffold to {found.new}'"]
+    typer.echo("Merged and staged. Next:")
+    for step in [*([f"cd{where}"] if where else []), *steps]:
+        typer.echo(f"  {step}")
+    typer.echo("or take all of it back:\n  git reset --hard")
 
 
 def _next_steps(path: Path) -> list[str]:

@@ -47,11 +47,19 @@ def make(root: Path, target: Path, given: Mapping[str, Any], *, git: bool, lock:
     return Project(target, answers, notes)
 
 
-def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = False) -> dict[str, Any]:
+def render(
+    root: Path,
+    folder: Path,
+    given: Mapping[str, Any],
+    *,
+    ask: bool = False,
+    origin: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Render the template at `root` into `folder`; return all answers.
 
     Copier receives `given` and the origin alone, so that `copier copy` with the same answers writes the same
-    bytes. With `ask`, it asks for the other answers on the terminal; else these take their defaults.
+    bytes. With `ask`, it asks for the other answers on the terminal; else these take their defaults. The
+    recorded origin is that of `root` unless `origin` is given.
     """
     # Copier takes 0.25 s to import; only the commands that render need it.
     import copier  # noqa: PLC0415
@@ -68,7 +76,10 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
             worker = copier.run_copy(
                 str(root),
                 folder,
-                data={**given, "_template_origin": source.origin(root)},
+                data={
+                    **given,
+                    "_template_origin": source.origin(root) if origin is None else dict(origin),
+                },
                 defaults=not ask,
                 quiet=True,
                 # Not the user's settings: their `defaults` would answer questions, and the same command would
@@ -117,13 +128,13 @@ def staged(target: Path) -> Iterator[Path]:
         yield made
         _put_in_place(made, target)
     finally:
-        with _undisturbed():
+        with undisturbed():
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def _put_in_place(made: Path, target: Path) -> None:
     """Move the project to `target`, the whole of it or nothing."""
-    with _undisturbed():
+    with undisturbed():
         try:
             if target.exists():
                 _move_entries(made, target)
@@ -163,7 +174,7 @@ def _move_entries(made: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Block SIGINT, SIGTERM and SIGHUP inside the block; they arrive after it."""
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

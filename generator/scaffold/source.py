@@ -4,12 +4,11 @@ The template is the checkout that holds this file, or `_template/` of an install
 """
 
 import importlib.metadata
-import os
-import subprocess
 from pathlib import Path
 
 from scaffold import __version__
 from scaffold.errors import ScaffoldError
+from scaffold.repository import GitFailed, git
 
 PACKED = Path(__file__).parent / "_template"
 CHECKOUT = Path(__file__).parents[2]
@@ -60,13 +59,7 @@ def _source_url() -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return the output of git; None without git, repository or commit, or if git distrusts the owner."""
-    # A git hook sets these variables, and they override `cwd`.
-    elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        return git(folder, *arguments)
+    except (OSError, GitFailed):
         return None
-    return result.stdout.strip()
