@@ -157,9 +157,7 @@ def test_a_version_can_be_named(scaffold: Scaffold, project: Path, template: Pat
     assert not (project / "third.txt").exists()
 
 
-def test_a_preview_is_not_taken_unless_it_is_named(
-    scaffold: Scaffold, project: Path, template: Path
-) -> None:
+def test_a_preview_is_not_taken_unless_it_is_named(scaffold: Scaffold, project: Path, template: Path) -> None:
     (template / PROJECT / "third.txt").write_text("third\n")
     commit(template, "third", tag="v0.3.0rc1")
     assert scaffold("update", "shop").returncode == 0
@@ -208,13 +206,15 @@ def test_ten_versions_conflict_only_where_both_sides_changed_the_same_lines(
     changed += (template / PROJECT / "tests").glob("test_*.py.jinja")
     for number in range(1, 11):
         for name in edited:
-            with (made / name).open("a") as file:
-                file.write(f"\n\ndef ours_{number}() -> int:\n    return {number}\n")
+            with (made / name).open("a") as end:
+                end.write(f"\n\ndef ours_{number}() -> int:\n    return {number}\n")
         commit(made, f"our work {number}")
         clashes = number in {4, 8}
         for file in changed:
             text = f"# Theirs: {number}.\n{file.read_text()}"
-            file.write_text(text + f"\n\n# The end: {number}.\n" * (clashes and file.name == "models.py.jinja"))
+            file.write_text(
+                text + f"\n\n# The end: {number}.\n" * (clashes and file.name == "models.py.jinja")
+            )
         (template / PROJECT / f"theirs_{number}.txt").write_text("theirs\n")
         commit(template, f"version {number}", tag=f"v0.1.{number}")
         result = scaffold("update", "shop")
@@ -239,13 +239,16 @@ def test_ten_versions_conflict_only_where_both_sides_changed_the_same_lines(
 def surprising(template: Path, scaffold: Scaffold) -> Path:
     """Create a project whose edits meet a version that changes, moves and removes the same files."""
     theirs = template / PROJECT
-    text = "".join(f"line {number}\n" for number in range(9))
+
+    def text(name: str) -> str:
+        return "".join(f"line {number} of {name}\n" for number in range(9))
+
     for name in ("renamed", "removed", "deleted", "skipped"):
-        (theirs / f"{name}.txt").write_text(text)
+        (theirs / f"{name}.txt").write_text(text(name))
     for name in ("ours", "both"):
         (theirs / f"{name}.bin").write_bytes(PICTURE)
     (theirs / "folder").mkdir()
-    (theirs / "folder/one.txt").write_text(text)
+    (theirs / "folder/one.txt").write_text(text("one"))
     replace(template / "copier.yml", "_envops:", "_skip_if_exists: [skipped.txt]\n_envops:")
     commit(template, "files", tag="v0.1.1")
     project = make(template, scaffold)
@@ -263,7 +266,7 @@ def surprising(template: Path, scaffold: Scaffold) -> Path:
     git(theirs, "mv", "folder", "place")
     git(theirs, "rm", "--quiet", "removed.txt")
     for name in ("deleted", "skipped"):
-        (theirs / f"{name}.txt").write_text(f"theirs\n{text}")
+        (theirs / f"{name}.txt").write_text(f"theirs\n{text(name)}")
     (theirs / "both.bin").write_bytes(b"theirs" + PICTURE)
     commit(template, "theirs", tag="v0.2.0")
     return project
@@ -306,9 +309,10 @@ def test_an_update_loses_no_edit_and_names_what_needs_a_look(scaffold: Scaffold,
 def sections(output: str) -> dict[str, list[str]]:
     """Return the lists of an update, by the first words of their titles."""
     found: dict[str, list[str]] = {}
+    title = ""
     for line in output.splitlines():
         if line.startswith("  "):
-            found[title].append(line.strip())  # noqa: F821 - the first line is a title
+            found[title].append(line.strip())
         else:
             title = line.split(";")[0].split(":")[0]
             found[title] = []
@@ -343,9 +347,7 @@ def test_what_only_the_user_deleted_is_no_reason_to_look(
     assert not (made / "NOTES.md").exists()
 
 
-def test_revisions_belong_to_the_project_once_they_exist(
-    scaffold: Scaffold, template: Path
-) -> None:
+def test_revisions_belong_to_the_project_once_they_exist(scaffold: Scaffold, template: Path) -> None:
     """A revision may be applied already, and one more of the template would be a second head."""
     setting = '_skip_if_exists: ["src/*/migrations/versions/*.py"]\n'
     if "_skip_if_exists" not in (template / "copier.yml").read_text():
@@ -454,9 +456,7 @@ def test_a_project_outside_a_repository_is_refused(scaffold: Scaffold, template:
         (["--to", "v0.1.0~1"], "is older than v0.1.0, and an update goes forward only"),
     ],
 )
-def test_bad_input_is_refused(
-    scaffold: Scaffold, project: Path, arguments: list[str], message: str
-) -> None:
+def test_bad_input_is_refused(scaffold: Scaffold, project: Path, arguments: list[str], message: str) -> None:
     assert message in refused(scaffold, *arguments)
     assert answers(project)["_commit"] == "v0.1.0"
 
@@ -481,9 +481,8 @@ def test_an_origin_that_is_not_there_is_named_with_the_way_out(
     assert "commit that" in text
 
 
-def test_a_version_that_cannot_be_rendered_is_refused(
-    scaffold: Scaffold, project: Path, template: Path
-) -> None:
+@pytest.mark.usefixtures("project")
+def test_a_version_that_cannot_be_rendered_is_refused(scaffold: Scaffold, template: Path) -> None:
     (template / PROJECT / "broken.txt.jinja").write_text("{{ profile.titel }}")
     commit(template, "a fault", tag="v0.3.0")
     assert "The template cannot be rendered" in refused(scaffold)
