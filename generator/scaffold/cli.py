@@ -26,6 +26,8 @@ from scaffold.errors import BadInput, ScaffoldError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from scaffold.questions import Questionnaire
+
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # Targets of a generated project's Makefile, in the order of a first visit.
@@ -102,11 +104,16 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the answers and the files; write nothing.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing on a terminal, either: take the defaults.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Create a project.
 
-    On a terminal, ask for each answer that is not given; elsewhere, take the defaults.
+    On a terminal, ask for each answer that is not given, offer the author from git's configuration, and show
+    the plan before anything is written. Elsewhere, and with --yes, take the defaults, which are the same on
+    every machine.
     """
     with reported(debug):
         from scaffold import render, source  # noqa: PLC0415
@@ -119,7 +126,7 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         # the staging folder that the project is rendered to.
         is_named = "project_name" in given
         given.setdefault("project_name", Path(os.path.abspath(path)).name)  # noqa: PTH100
-        ask = sys.stdin.isatty() and sys.stdout.isatty() and not dry_run
+        ask = sys.stdin.isatty() and sys.stdout.isatty() and not (dry_run or yes)
         try:
             answers = questionnaire.resolve(given, asked=ask)
         except BadInput as error:
@@ -133,7 +140,17 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
             return
         if lock is None:
             lock = shutil.which("uv") is not None
-        project = render.make(root, path, given, git=git, lock=lock, ask=ask)
+        is_asked = ask and any(
+            name not in given and questionnaire.applies(name, answers) for name in questionnaire.askable
+        )
+        terminal = None
+        if is_asked:
+            steps = ["uv.lock"] * lock + ["a git repository with a first commit"] * git
+            terminal = render.Terminal(
+                defaults=_author(questionnaire, answers),
+                agrees=lambda answers, count: _agrees(path, questionnaire.askable, answers, count, steps),
+            )
+        project = render.make(root, path, given, git=git, lock=lock, terminal=terminal)
         if source.has_uncommitted_changes(root):
             project.notes.append("template: has uncommitted changes, which `copier update` cannot find again")
         _print_next_steps(path, project)
@@ -388,6 +405,33 @@ def _print_plan(path: Path, answers: dict[str, Any], given: dict[str, Any]) -> N
         # JSON is YAML too, and its quotes show leading and trailing blanks.
         typer.echo(f"  {name}: {json.dumps(answer)}{'' if name in given else '  (default)'}")
     typer.echo(f"files in {path}")
+
+
+def _author(questionnaire: "Questionnaire", answers: dict[str, Any]) -> dict[str, str]:
+    """Return the author of git's configuration, as far as a project can have that name and e-mail."""
+    from scaffold.repository import GitFailed, git  # noqa: PLC0415
+
+    found = {}
+    for question, setting in (("author_name", "user.name"), ("author_email", "user.email")):
+        with contextlib.suppress(OSError, GitFailed, BadInput):
+            value = git(Path.cwd(), "config", "--get", setting)
+            questionnaire.check(question, {**answers, question: value})
+            found[question] = value
+    return found
+
+
+def _agrees(path: Path, questions: list[str], answers: Any, count: int, steps: list[str]) -> bool:
+    """Show what will be created, and return the user's decision; Enter is yes."""
+    shown = {name: answers[name] for name in questions if name in answers}
+    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in shown.items()}
+    profile = answers["profile"]
+    fields["backend"] = f"{answers['backend']}: {profile['summary']}"
+    typer.secho(f"\nTo be created in {_shown(path.absolute())}", bold=True)
+    _print_fields({**fields, "files": ", ".join([str(count), *steps])})
+    try:
+        return typer.confirm("Create it?", default=True)
+    except typer.Abort:
+        return False
 
 
 def _print_next_steps(path: Path, project: Any) -> None:

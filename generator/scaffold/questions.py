@@ -157,7 +157,7 @@ class Questionnaire:
                 answer = self._default(question, answers)
             answers[name] = question.cast(answer)
             if applies and settled:
-                self._check(question, answers, is_given=is_given)
+                self.check(name, answers, is_given=is_given)
             if asked and not is_given:
                 open_questions.add(name)
         return answers
@@ -221,8 +221,13 @@ class Questionnaire:
                     f"Questions: {', '.join(self.askable)}."
                 )
 
-    def _check(self, question: Question, answers: Mapping[str, Any], *, is_given: bool) -> None:
-        name, answer = question.name, answers[question.name]
+    def check(self, name: str, answers: Mapping[str, Any], *, is_given: bool = True) -> None:
+        """Check the answer of one question.
+
+        Raises:
+            BadInput: the answer is no choice, or the validator of the question refuses it.
+        """
+        answer, question = answers[name], self.questions[name]
         choices = self.choices(name, answers)
         if choices and answer not in choices:
             raise BadInput(
