@@ -5,6 +5,7 @@ takes to run.
 """
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -36,19 +37,72 @@ NEXT_STEPS = ("make up", "make verify", "make test")
 app = typer.Typer(
     help="Generate an application on distributed SQL that works the minute it is generated.",
     no_args_is_help=True,
-    add_completion=False,
     # Plain help, because colours double the time that `--help` takes.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _choices(question: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the choices of a question with their explanations, for the completion of a shell."""
+    from scaffold import source  # noqa: PLC0415
+    from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+    questionnaire = Questionnaire(source.template_root())
+    if question not in questionnaire.askable:
+        return {}
+    # An answer that is half typed or wrong is no reason for a traceback in the middle of a command.
+    with contextlib.suppress(ScaffoldError):
+        return questionnaire.labels(question, questionnaire.resolve({"project_name": "shop", **given}))
+    return {}
+
+
+def _complete_backend(incomplete: str) -> list[tuple[str, str]]:
+    return _starting(incomplete, _choices("backend", {}))
+
+
+def _complete_keys(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    return _starting(incomplete, _choices("keys", _chosen(backend=ctx.params.get("backend"))))
+
+
+def _complete_data(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete a question, and after its `=` a choice."""
+    from scaffold import source  # noqa: PLC0415
+    from scaffold.questions import Questionnaire  # noqa: PLC0415
+
+    question, equals, _ = incomplete.partition("=")
+    if not equals:
+        questions = Questionnaire(source.template_root()).questions.values()
+        return _starting(incomplete, {f"{one.name}=": one.help for one in questions if not one.is_computed})
+    pairs = [entry.partition("=") for entry in ctx.params.get("data") or []]
+    given = {name: value for name, _, value in pairs} | _chosen(backend=ctx.params.get("backend"))
+    labels = _choices(question, given)
+    return _starting(incomplete, {f"{question}={value}": label for value, label in labels.items()})
+
+
+def _starting(incomplete: str, words: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(word, explanation) for word, explanation in words.items() if word.startswith(incomplete)]
+
+
 Keys = Annotated[
-    str | None, typer.Option("--keys", metavar="KEYS", help="Key strategy; listed by `scaffold backends`.")
+    str | None,
+    typer.Option(
+        "--keys",
+        metavar="KEYS",
+        help="Key strategy; listed by `scaffold backends`.",
+        autocompletion=_complete_keys,
+    ),
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; may be repeated."),
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="KEY=VALUE",
+        help="Any other answer; may be repeated.",
+        autocompletion=_complete_data,
+    ),
 ]
 AnswersFile = Annotated[
     Path | None,
@@ -89,7 +143,12 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
     ],
     backend: Annotated[
         str | None,
-        typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
+        typer.Option(
+            "--backend",
+            metavar="BACKEND",
+            help="Database; listed by `scaffold backends`.",
+            autocompletion=_complete_backend,
+        ),
     ] = None,
     keys: Keys = None,
     data: Data = None,
@@ -233,7 +292,12 @@ def backends(as_json: AsJson = False, debug: Debug = False) -> None:
 def demo(
     backend: Annotated[
         str | None,
-        typer.Argument(metavar="[BACKEND]", help="Listed by `scaffold backends`.", show_default=False),
+        typer.Argument(
+            metavar="[BACKEND]",
+            help="Listed by `scaffold backends`.",
+            show_default=False,
+            autocompletion=_complete_backend,
+        ),
     ] = None,
     keys: Keys = None,
     folder: Annotated[
@@ -351,7 +415,31 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal cannot encode must not turn a message into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="scaffold")
+    with _words_of_bash():
+        app(prog_name="scaffold")
+
+
+@contextlib.contextmanager
+def _words_of_bash() -> Iterator[None]:
+    """Complete `question=answer` as one word, which bash cuts into three; print what replaces the last."""
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    if os.environ.get("_SCAFFOLD_COMPLETE") != "complete_bash" or "=" not in words:
+        yield
+        return
+    joined: list[str] = []
+    for word in words[: int(os.environ["COMP_CWORD"]) + 1]:
+        if joined and (word == "=" or joined[-1].endswith("=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    os.environ |= {"COMP_WORDS": "\n".join(joined), "COMP_CWORD": str(len(joined) - 1)}
+    question, equals, _ = joined[-1].partition("=")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            yield
+    finally:
+        cut = len(question + equals) if equals else 0
+        typer.echo("\n".join(line[cut:] for line in output.getvalue().splitlines()))
 
 
 def _given(answers_file: Path | None, data: list[str], **options: str | None) -> dict[str, Any]:

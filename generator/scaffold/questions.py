@@ -104,12 +104,16 @@ class Questionnaire:
 
     def choices(self, name: str, answers: Mapping[str, Any]) -> list[Any]:
         """Return the values that a question allows, given the answers before it; empty for free text."""
+        return list(self.labels(name, answers))
+
+    def labels(self, name: str, answers: Mapping[str, Any]) -> dict[Any, str]:
+        """Return the values that a question allows, each with its line in the list of choices."""
         question = self.questions[name]
         choices = question.choices
         if isinstance(choices, str):
             choices = _load(self.evaluate(choices, answers)) or []
-        values = choices.values() if isinstance(choices, dict) else choices
-        return [question.cast(value) for value in values]
+        pairs = choices.items() if isinstance(choices, dict) else ((str(value), value) for value in choices)
+        return {question.cast(value): label for label, value in pairs}
 
     def applies(self, name: str, answers: Mapping[str, Any]) -> bool:
         """Tell whether a question is asked, given the answers before it."""
