@@ -323,12 +323,20 @@ def demo(
         out = _console()
         out.print(f"[bold]{answers['profile']['title']}[/bold] in {_shown(project)}", highlight=False)
         code = demo.run(
-            root, project, given, keep=keep, log=lambda line: out.print(line, style="dim", markup=False)
+            root,
+            project,
+            given,
+            keep=keep,
+            log=lambda line: out.print(line, style="dim", markup=False),
+            busy=lambda what: _busy(out, what),
         )
-        if code == 0:
-            out.print(f"[green]Nothing failed.[/green] The project is in {_shown(project)}", highlight=False)
-        else:
+        if code:
             _complain(f"verify exited with {code}. The project is in {_shown(project)}")
+        else:
+            out.print("Nothing failed. Next, in this project or in one of your own:", style="green")
+            own = f"scaffold new NAME --backend {answers['backend']}"
+            for step in [*_next_steps(project, shown=_shown(project)), own]:
+                out.print(f"  {step}", markup=False, highlight=False)
         raise typer.Exit(code)
 
 
@@ -474,6 +482,21 @@ def _console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, soft_wrap=True)
 
 
+@contextlib.contextmanager
+def _busy(out: "Console", what: str) -> Iterator[None]:
+    """Show what is being done, on a terminal with the seconds that go by."""
+    if not out.is_terminal:
+        out.print(what, style="dim", markup=False)
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
 def _print_fields(fields: dict[str, str]) -> None:
     """Print a line for each field, wrapped at the width of the terminal; elsewhere a line has no limit."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
@@ -588,13 +611,13 @@ def _print_steps_after_update(folder: Path, found: Any, *, check: bool) -> None:
     typer.echo("or take all of it back:\n  git reset --hard")
 
 
-def _next_steps(path: Path) -> list[str]:
+def _next_steps(path: Path, *, shown: str = "") -> list[str]:
     """Return the commands to type next, starting in the current directory."""
     if path.resolve() == Path.cwd():
         return list(NEXT_STEPS)
     # `cd -x` would be an option, and `cd -` means the previous directory.
-    shown = f"./{path}" if str(path).startswith("-") else str(path)
-    return [f"cd {shlex.quote(shown)}", *NEXT_STEPS]
+    shown = shown or shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+    return [f"cd {shown}", *NEXT_STEPS]
 
 
 def _shown(path: Path) -> str:
