@@ -45,7 +45,7 @@ def made(template: Path, scaffold: Scaffold) -> Path:
 
 @pytest.fixture
 def project(template: Path, made: Path) -> Path:
-    """Edit the project at v0.1.0, and bring the template to v0.2.0."""
+    """Create a project at v0.1.0 with edits, and bring the template to v0.2.0."""
     replace(made / "NOTES.md", "Line 8 of shop.", "Our line 8.")
     (made / "ours.txt").write_text("ours\n")
     commit(made, "our work")
@@ -82,7 +82,7 @@ def unmerged(project: Path) -> str:
     return git(project, "diff", "--name-only", "--diff-filter=U")
 
 
-# What is merged
+# Merged without a question
 
 
 def test_an_update_brings_what_is_new_and_keeps_what_was_edited(scaffold: Scaffold, project: Path) -> None:
@@ -232,7 +232,7 @@ def test_ten_versions_conflict_only_where_both_sides_changed_the_same_lines(
     assert git(made, "status", "--porcelain") == ""
 
 
-# What needs a look: Copier is silent about each, and loses something in all but the first
+# To look at: Copier is silent about each of these, and loses something in all but the first
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_revisions_belong_to_the_project_once_they_exist(scaffold: Scaffold, tem
     assert len(left) == len(before)
 
 
-# What is only told
+# Only told
 
 
 def test_a_check_changes_nothing_and_exits_with_1_if_there_is_an_update(
@@ -415,7 +415,7 @@ def hide(project: Path, name: str) -> None:
     (project / name).write_text("hidden\n")
 
 
-# What is refused: exit code 2, one or two lines, and the project is as it was
+# Refused: exit code 2, one or two lines, and the project is as it was
 
 
 def refused(scaffold: Scaffold, *arguments: str) -> str:

@@ -210,8 +210,15 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
                 agrees=lambda answers, count: _agrees(path, questionnaire.askable, answers, count, steps),
             )
         project = render.make(root, path, given, git=git, lock=lock, terminal=terminal)
-        if source.has_uncommitted_changes(root):
-            project.notes.append("template: has uncommitted changes, which `copier update` cannot find again")
+        if "_commit" not in source.origin(root):
+            project.notes.append(
+                "template: no version is recorded, because this installation has no repository to name; "
+                "`scaffold update` needs `_src_path` and `_commit` in .copier-answers.yml"
+            )
+        elif source.has_uncommitted_changes(root):
+            project.notes.append(
+                "template: has uncommitted changes, which `scaffold update` cannot find again"
+            )
         _print_next_steps(path, project)
 
 

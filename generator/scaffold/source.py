@@ -10,6 +10,8 @@ from scaffold import __version__
 from scaffold.errors import ScaffoldError
 from scaffold.repository import GitFailed, git
 
+# Name on PyPI; "scaffold" is another project there, whose metadata must not be taken for ours.
+DISTRIBUTION = "scaffold-distributed-sql"
 PACKED = Path(__file__).parent / "_template"
 CHECKOUT = Path(__file__).parents[2]
 
@@ -50,7 +52,7 @@ def has_uncommitted_changes(root: Path) -> bool:
 
 def _source_url() -> str | None:
     try:
-        urls = importlib.metadata.metadata("scaffold").get_all("Project-URL") or []
+        urls = importlib.metadata.metadata(DISTRIBUTION).get_all("Project-URL") or []
     except importlib.metadata.PackageNotFoundError:
         return None
     labelled = dict(entry.split(", ", 1) for entry in urls if ", " in entry)
