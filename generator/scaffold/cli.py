@@ -250,7 +250,10 @@ def update(  # noqa: PLR0917 - Typer passes the options by keyword
         from scaffold import update  # noqa: PLC0415
 
         given = _given(answers_file, data or [])
-        with update.prepared(folder, given, to=to) as (found, merge):
+        talk = _console(stderr=True)
+        with contextlib.ExitStack() as stack:
+            with _busy(talk, "merging both versions") if talk.is_terminal else contextlib.nullcontext():
+                found, merge = stack.enter_context(update.prepared(folder, given, to=to))
             _print_update(folder, found)
             if merge is None or not found.is_due:
                 return

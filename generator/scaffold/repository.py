@@ -1,6 +1,7 @@
 """Run git on repositories, undisturbed by the variables that a git hook sets."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +18,23 @@ ELSEWHERE = {
 
 
 class GitFailed(Exception):
-    """A git command failed.
+    """A git command failed; the message is the cause that git printed.
 
     Attributes:
         code: exit code of git.
     """
 
-    def __init__(self, message: str, code: int) -> None:
-        """Take the last line that git printed as the message."""
-        super().__init__(message)
+    def __init__(self, output: str, code: int) -> None:
+        """Find the cause in the output: the first fatal line, before any advice."""
+        lines = output.strip().splitlines() or [f"git exited with {code}"]
+        cause = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])
+        super().__init__(masked(cause.removeprefix("fatal: ").removeprefix("error: ")))
         self.code = code
+
+
+def masked(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def git(
@@ -56,7 +64,5 @@ def git(
         check=False,
     )
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        message = lines[-1].removeprefix("fatal: ") if lines else f"git exited with {done.returncode}"
-        raise GitFailed(message, done.returncode)
+        raise GitFailed(done.stderr.strip() or done.stdout, done.returncode)
     return done.stdout.removesuffix("\n")

@@ -20,7 +20,7 @@ from typing import Any
 from scaffold import render
 from scaffold.errors import BadInput, CannotUpdate, TemplateFault
 from scaffold.questions import Questionnaire, nearest, read_record
-from scaffold.repository import GitFailed, git
+from scaffold.repository import GitFailed, git, masked
 
 ANSWERS = ".copier-answers.yml"
 # Value of `to` that keeps the version, as Copier has it.
@@ -162,7 +162,14 @@ class Place:
                 f"{project} is not committed to a git repository, so there is nothing to merge with. "
                 "Run `git init`, `git add --all` and `git commit` there."
             ) from error
-        status = ("--no-optional-locks", "status", "--porcelain", "-z", "--untracked-files=normal")
+        status = (
+            "--no-optional-locks",
+            "status",
+            "--porcelain",
+            "-z",
+            "--no-renames",
+            "--untracked-files=normal",
+        )
         if found := [line for line in git(self.top, *status).split("\0") if line]:
             raise BadInput(
                 f"{found[0][3:]} is not committed ({len(found)} in all). "
@@ -199,8 +206,8 @@ class Template:
         self.old_commit = self._commit(self.old)
         if not self.old_commit:
             raise BadInput(
-                f"The template at {self.source} has no {self.old}. Write the version that the project was "
-                f"made from to `_commit` in {ANSWERS}, and commit that."
+                f"The template at {masked(self.source)} has no {self.old}. Write the version that the "
+                f"project was made from to `_commit` in {ANSWERS}, and commit that."
             )
         self.new, self.new_commit = self._wanted(to)
         self.commits = int(self._git("rev-list", "--count", f"{self.old_commit}..{self.new_commit}"))
@@ -226,8 +233,8 @@ class Template:
             git(project, "clone", *options, "--", source, self.folder)
         except GitFailed as error:
             raise CannotUpdate(
-                f"The template at {source} cannot be cloned: {error}. If it has moved, write its place to "
-                f"`_src_path` in {ANSWERS}, and commit that."
+                f"The template at {masked(source)} cannot be cloned: {error}. If it has moved, write its "
+                f"place to `_src_path` in {ANSWERS}, and commit that."
             ) from error
         return source
 
@@ -304,7 +311,9 @@ class _Renders:
         except TemplateFault as error:
             raise CannotUpdate(str(error)) from error
         if read_record(self.folders[THEIRS] / ANSWERS).get("_commit") != template.new:
-            raise CannotUpdate(f"The template at {template.source} is not scaffold's. Use `copier update`.")
+            raise CannotUpdate(
+                f"The template at {masked(template.source)} is not scaffold's. Use `copier update`."
+            )
         self.answers = {
             name: (known.get(name), answers[name])
             for name in questionnaire.askable
@@ -537,6 +546,6 @@ def _local(source: str, project: Path) -> Path:
             return Path(os.path.abspath(place))  # noqa: PTH100 - `resolve` would follow links
     relative = "" if named.is_absolute() else ", a relative path,"
     raise BadInput(
-        f"`_src_path` in {ANSWERS} is {source}{relative} and there is no git repository. Write the URL or "
-        "the full path of the template's repository there, and commit that."
+        f"`_src_path` in {ANSWERS} is {masked(source)}{relative} and there is no git repository. Write the "
+        "URL or the full path of the template's repository there, and commit that."
     )
