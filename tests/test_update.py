@@ -28,19 +28,35 @@ BACKEND, KEYS, OTHER_KEYS = next(
 LOOK, REFUSED = 1, 2
 
 
-@pytest.fixture
-def template(checkout: Path) -> Path:
-    """Return the template at v0.1.0, with a file of known lines."""
+@pytest.fixture(scope="module")
+def seed(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a template at v0.1.0, with a file of known lines, and a project of it."""
+    folder = tmp_path_factory.mktemp("seed")
+    template = shutil.copytree(pristine, folder / "template")
+    # Nothing here edits or runs these, and half of the time of a render goes into them.
+    shutil.rmtree(template / PROJECT / "tests/runtime")
+    shutil.rmtree(template / PACKAGE / "ops")
     lines = "".join(f"Line {number} of {{{{ project_name }}}}.\n" for number in range(9))
-    (checkout / NOTES).write_text(lines)
-    commit(checkout, "notes", tag="v0.1.0")
-    return checkout
+    (template / NOTES).write_text(lines)
+    git(template, "init", "--quiet")
+    commit(template, "everything", tag="v0.1.0")
+    make(template, Scaffold(folder))
+    return folder
 
 
 @pytest.fixture
-def made(template: Path, scaffold: Scaffold) -> Path:
-    """Create a project at v0.1.0."""
-    return make(template, scaffold)
+def template(seed: Path, tmp_path: Path) -> Path:
+    """Copy the template at v0.1.0, so that the test may change it."""
+    return shutil.copytree(seed / "template", tmp_path / "template")
+
+
+@pytest.fixture
+def made(seed: Path, template: Path, scaffold: Scaffold) -> Path:
+    """Copy the project at v0.1.0, as if the copy of the template had made it."""
+    project = shutil.copytree(seed / "shop", scaffold.place / "shop")
+    replace(project / ".copier-answers.yml", str(seed / "template"), str(template))
+    git(project, "commit", "--quiet", "--all", "--amend", "--no-edit")
+    return project
 
 
 @pytest.fixture

@@ -507,6 +507,11 @@ def _busy(out: "Console", what: str) -> Iterator[None]:
         yield
 
 
+def _brief(answer: Any) -> str:
+    """Return an answer for a line of text; of a mapping its names."""
+    return ", ".join(answer) if isinstance(answer, dict) else json.dumps(answer, ensure_ascii=False)
+
+
 def _print_fields(fields: dict[str, str]) -> None:
     """Print a line for each field, wrapped at the width of the terminal; elsewhere a line has no limit."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
@@ -544,7 +549,7 @@ def _author(questionnaire: "Questionnaire", answers: dict[str, Any]) -> dict[str
 def _agrees(path: Path, questions: list[str], answers: Any, count: int, steps: list[str]) -> bool:
     """Show what will be created, and return the user's decision; Enter is yes."""
     shown = {name: answers[name] for name in questions if name in answers}
-    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in shown.items()}
+    fields = {name: value if isinstance(value, str) else _brief(value) for name, value in shown.items()}
     profile = answers["profile"]
     fields["backend"] = f"{answers['backend']}: {profile['summary']}"
     typer.secho(f"\nTo be created in {_shown(path.absolute())}", bold=True)
@@ -589,8 +594,8 @@ def _print_update(folder: Path, found: Any) -> None:
     commits = f", {found.commits} commit{'s' * (found.commits != 1)}" if found.old != found.new else ""
     typer.secho(f"{name}: {versions}{commits}", fg="green")
     for question, (before, after) in found.answers.items():
-        change = "is new, by default" if before is None else f"was {json.dumps(before)}, is"
-        typer.echo(f"  {question}: {change} {json.dumps(after)}")
+        change = "is new, by default" if before is None else f"was {_brief(before)}, is"
+        typer.echo(f"  {question}: {change} {_brief(after)}")
     counted = {word: sum(one.kind == kind for one in found.changes) for kind, word in KINDS.items()}
     parts = [f"{count} {word}" for word, count in counted.items() if count]
     typer.echo(f"files of the template: {', '.join(parts) or 'no change'}")
