@@ -467,6 +467,7 @@ ANOTHER_APPLICATION = {
     "models.py": ANOTHER_DOMAIN,
     "databases.py": OTHER_DATABASES,
     "sales.py": OTHER_MESSAGES,
+    "seeds.py": "ADDERS = {}\n",
 }
 """Modules that the runtime imports; a project may have fewer."""
 
@@ -496,7 +497,7 @@ def test_the_tests_of_the_runtime_hold_with_any_models(
     )
     project = shutil.copytree(rendered(name), tmp_path / "shop")
     profile = QUESTIONNAIRE.profiles()[backend]
-    application = ["models.py", "bank.py", *profile["app_files"]]
+    application = ["models.py", "bank.py", "seeds.py", *profile["app_files"]]
     domain = {f"shop.{Path(file).stem}" for file in application}
     importing = {
         file

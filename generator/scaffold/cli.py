@@ -115,7 +115,7 @@ Domain = Annotated[
     typer.Option(
         "--domain",
         metavar="DOMAIN",
-        help="What to store: ledger, a sample; none; or a file that declares it.",
+        help="Domain: ledger (a sample), none, or a file that declares it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
