@@ -165,6 +165,18 @@ def test_a_new_question_takes_its_default_and_is_named(
     assert answers(made)["colour"] == "green"
 
 
+def test_of_an_answer_with_parts_those_that_differ_are_named(scaffold: Scaffold, template: Path) -> None:
+    with (template / "copier.yml").open("a") as questions:
+        questions.write("\nshapes:\n  type: yaml\n  default: '{circle: 1, square: 2}'\n")
+    commit(template, "ask for more", tag="v0.1.1")
+    project = make(template, scaffold)
+    result = scaffold("update", "shop", "-d", "shapes={circle: 1, square: 3, line: 4}")
+    assert result.returncode == 0, result.stderr
+    assert "  shapes: other square, line\n" in result.stdout
+    recorded: dict[str, Any] = dict(answers(project))
+    assert recorded["shapes"] == {"circle": 1, "square": 3, "line": 4}
+
+
 def test_a_version_can_be_named(scaffold: Scaffold, project: Path, template: Path) -> None:
     (template / PROJECT / "third.txt").write_text("third\n")
     commit(template, "third", tag="v0.3.0")
