@@ -37,9 +37,10 @@ def seed(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(template / PROJECT / "tests/runtime")
     shutil.rmtree(template / PACKAGE / "ops")
     lines = "".join(f"Line {number} of {{{{ project_name }}}}.\n" for number in range(9))
-    (template / NOTES).write_text(lines)
     git(template, "init", "--quiet")
-    commit(template, "everything", tag="v0.1.0")
+    commit(template, "everything")
+    (template / NOTES).write_text(lines)
+    commit(template, "notes", tag="v0.1.0")
     make(template, Scaffold(folder))
     return folder
 
