@@ -1,13 +1,18 @@
 """The servers as the operations see them: independent of each other, each with the databases of some tenants."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
 from typer import Typer
 
-from .base import BaseTopology
+from ..db import Database
+from ..db.tenants import Tenants
+from ..settings import Settings
+from . import PROGRAM
+from .base import BaseTopology, OperationError
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -22,6 +27,21 @@ class Topology(BaseTopology):
         (r"CREATE UNLOGGED |ALTER TABLE .*SET UNLOGGED\b", f"an UNLOGGED table: {unlogged_tables}"),
         (r"(CREATE|ALTER|DROP) (DATABASE|ROLE|USER|TABLESPACE)\b", "roles and databases belong to one server"),
     )
+
+    databases = "tenant"
+
+    @staticmethod
+    @contextmanager
+    def open_database(name: str | None = None) -> Iterator[Database]:
+        """Open the database of a tenant; without a name, the one of the project's own name on a server."""
+        if name is None:
+            with BaseTopology.open_database() as database:
+                yield database
+            return
+        with Tenants.from_settings(Settings()) as tenants:
+            if name not in tenants.names():
+                raise OperationError(f"there is no tenant {name!r} that is served; `{PROGRAM} tenants list` shows all")
+            yield tenants.of(name)
 
     @staticmethod
     def versions_of_other_databases(

@@ -18,6 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropSchema
 from typer import Typer
 
+from ..db import Database
+from ..settings import Settings
 from . import indexes
 from .effects import Effect
 
@@ -116,8 +118,23 @@ class BaseTopology:
     """True if a transaction shows its locks and its schema changes, so that `migrate --plan` can rehearse revisions."""
     followers: ClassVar[str] = "{} gets it, too"
     """Description of how the nodes in the braces get what a revision changes on the others."""
+    databases: ClassVar[str] = ""
+    """Names that `--database` takes, in a word; empty if there is one database."""
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
+
+    @staticmethod
+    @contextmanager
+    def open_database(name: str | None = None) -> Iterator[Database]:
+        """Open the application's database; the name is that of a database beside it.
+
+        Raises:
+            OperationError: there is none with this name.
+        """
+        if name is not None:
+            raise OperationError("there is one database; leave --database out")
+        with Database.from_settings(Settings()) as database:
+            yield database
 
     def __init__(self, connections: Mapping[str, Connection]) -> None:
         self.connections = connections

@@ -4,6 +4,7 @@ import logging
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +12,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from sqlalchemy import URL
+from sqlalchemy.orm import Session
 
-from ..db import Backend, BadRow, Database, Progress, bulk_load
+from .. import seeds
+from ..db import Backend, BadRow, Progress, bulk_load
 from ..models import Base
 from ..settings import PREFIX, Settings
 from ..urls import URL_SCHEME
@@ -26,6 +29,13 @@ from .topology import Topology
 from .version_commands import register as register_version_commands
 
 Kind = Annotated[str | None, typer.Option("--cluster", help=f"Kind of the local cluster: {' or '.join(DRIVERS)}.")]
+
+InDatabase = Annotated[
+    str | None, typer.Option("--database", help=f"In this {Topology.databases}.", hidden=not Topology.databases)
+]
+
+SEEDED_AT_ONCE = 100
+"""Rows of one transaction of `seed`."""
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -180,6 +190,7 @@ def load(
     name: Annotated[str | None, typer.Option("--load", help="Name of the load; use it again to resume.")] = None,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows per transaction.")] = Backend.chunk_rows,
     node: Annotated[str | None, typer.Option(help="Load on this node.")] = None,
+    database: InDatabase = None,
 ) -> None:
     """Load a file into a table, one transaction per chunk of rows. The file has what the database stores."""
     if (target := Base.metadata.tables.get(table)) is None:
@@ -189,7 +200,7 @@ def load(
     columns = {column.name: column for column in target.columns}
     dialect = URL.create(URL_SCHEME).get_dialect()()
     rows = FileReader(file, columns, window=chunk_rows, dialect=dialect)
-    with Database.from_settings(Settings()) as db, talk.status("loading") as shown, closing(iter(rows)) as read:
+    with Topology.open_database(database) as db, talk.status("loading") as shown, closing(iter(rows)) as read:
 
         def show(done: Progress) -> None:
             pace = f"{done.rows + done.skipped} rows, {done.rows_per_second:.0f} rows/s"
@@ -209,6 +220,23 @@ def load(
     skipped = f"; {done.skipped} were there already" if done.skipped else ""
     result = f"{done.rows} rows into {table} on {done.node} in {pace}{skipped}"
     talk.print(f"[green]loaded[/]: {result}")
+
+
+@app.command()
+def seed(
+    size: Annotated[int, typer.Option(min=1, help="Rows of each table.")] = 100,
+    node: Annotated[str | None, typer.Option(help="Write on this node.")] = None,
+    database: InDatabase = None,
+) -> None:
+    """Add the rows of seeds.py, to develop with: the same each time, and each of them once."""
+    with Topology.open_database(database) as db, talk.status("seeding") as shown:
+        # On one node, where a row finds those that it refers to.
+        chosen = db.using(node=node) if node else db.backend.route_load(db, "seeds", None)
+        for table, add in seeds.ADDERS.items():
+            shown.update(f"seeding {table}")
+            for first in range(0, size, SEEDED_AT_ONCE):
+                chosen.run(_add_rows, add, range(first, min(first + SEEDED_AT_ONCE, size)))
+    talk.print(f"[green]seeded[/]: {', '.join(seeds.ADDERS) or 'nothing, seeds.py has no tables'}")
 
 
 @app.command()
@@ -292,6 +320,11 @@ def verify(
     if junit is not None:
         junit.write(report.as_junit(result))
     raise typer.Exit(0 if result.passed else 1)
+
+
+def _add_rows(session: Session, add: Callable[[Session, int], object], numbers: range) -> None:
+    for number in numbers:
+        add(session, number)
 
 
 register_version_commands(app)
