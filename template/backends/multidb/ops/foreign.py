@@ -19,12 +19,12 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from sqlalchemy import ClauseElement, Connection, Enum, Integer, Numeric, String, Uuid, func, select, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 from sqlalchemy.types import TypeEngine
 
 from ..databases import DATABASES
 from ..db.databases import DatabaseSpec
+from ..urls import URL_SCHEME
 from .base import OperationError
 from .cluster import HOME, Cluster
 from .cluster.drivers import open_cluster
@@ -201,7 +201,7 @@ def control(schema: str) -> str:
 def _in_schema(query: ClauseElement, schema: str) -> str:
     """Return the text of a query on tables in that schema."""
     compiled = query.compile(
-        dialect=postgresql.dialect(),
+        dialect=URL.create(URL_SCHEME).get_dialect()(),
         schema_translate_map={None: schema},
         render_schema_translate=True,
         compile_kwargs={"literal_binds": True},
