@@ -26,6 +26,8 @@ from scaffold.errors import BadInput, ScaffoldError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from scaffold.domain import Declaration
+
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 # Targets of a generated project's Makefile, in the order of a first visit.
@@ -82,6 +84,12 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         typer.Option("--backend", metavar="BACKEND", help="Database; listed by `scaffold backends`."),
     ] = None,
     keys: Keys = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain", metavar="DOMAIN", help="What to store: ledger (a sample), none, or the file of a declaration."
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option("--data", "-d", metavar="KEY=VALUE", help="Any other answer; may be repeated."),
@@ -112,7 +120,10 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
 
         root = source.template_root()
         questionnaire = Questionnaire(root)
-        given = _given(answers_file, data or [], backend=backend, keys=keys)
+        given = _given(answers_file, data or [], backend=backend, keys=keys, domain=domain)
+        declaration = _declared(given.get("domain")) if domain else None
+        if declaration:
+            given["domain"] = declaration.entities
         # The folder's name, unless a name was given. Never Copier's own default, which would be the name of
         # the staging folder that the project is rendered to.
         is_named = "project_name" in given
@@ -121,6 +132,8 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         try:
             answers = questionnaire.resolve(given, asked=ask)
         except BadInput as error:
+            if declaration and error.question == "domain":
+                raise BadInput(declaration.explain(str(error))) from error
             if is_named or error.question != "project_name":
                 raise
             raise BadInput(f"{error}, the name of the folder. Add -d project_name=… for another.") from error
@@ -313,6 +326,13 @@ def _given(answers_file: Path | None, data: list[str], **options: str | None) ->
             )
         pairs[name] = chosen
     return given | pairs
+
+
+def _declared(domain: str) -> "Declaration | None":
+    """Read the file of a declaration; None if the answer is a name."""
+    from scaffold import domain as domains  # noqa: PLC0415
+
+    return domains.read(Path(domain)) if "." in domain or "/" in domain or Path(domain).is_file() else None
 
 
 def _chosen(**options: str | None) -> dict[str, str]:

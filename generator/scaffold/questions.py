@@ -220,6 +220,8 @@ class Questionnaire:
                 question=name,
             )
         if complaint := self._render(question.validator, answers).strip():
+            if isinstance(answer, Mapping):
+                raise BadInput(complaint, question=name)
             shown = answer if len(str(answer)) <= SHOWN else f"{answer[:SHOWN]}…"
             remedy = f"Given: {shown!r}" if is_given else f"Add -d {name}=…"
             raise BadInput(f"{name}: {complaint}. {remedy}", question=name)

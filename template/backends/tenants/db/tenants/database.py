@@ -2,10 +2,10 @@
 
     db = Tenants.from_settings(Settings())
 
-    db.using(tenant="acme").run(bank.open_account, owner="Ada")   # as `Database.run`, in the database of acme
+    db.using(tenant="acme").run(open_account, owner="Ada")   # as `Database.run`, in the database of acme
     with db.session(tenant="acme") as session: ...                  # one transaction, not retried
     with use_tenant("acme"):                                        # around a web request:
-        db.run(bank.open_account, owner="Ada")                      # in the database of the current tenant
+        db.run(open_account, owner="Ada")                           # in the database of the current tenant
     for tenant, row in db.query(select(Account)): ...               # all tenants, streamed
     bulk_load(db.of("acme"), Account, rows)                         # `db.of` returns one tenant's database
 

@@ -3,9 +3,9 @@
     db = Database.from_settings(Settings())
 
     with db.session() as session: ...               # one transaction, committed at the end, not retried
-    db.run(bank.open_account, owner="Ada")          # one transaction, retried as a whole while that is safe
-    db.read(bank.balance, account_id)               # the same in a read-only session, which the server enforces
-    db.using(key=account_id, idempotent=True).run(bank.transfer, …)     # with other options: see `RouteOptions`
+    db.run(open_account, owner="Ada")               # one transaction, retried as a whole while that is safe
+    db.read(balance, account_id)                    # the same in a read-only session, which the server enforces
+    db.using(key=account_id, idempotent=True).run(transfer, …)     # with other options: see `RouteOptions`
 
 Objects returned from a unit of work are detached: loaded attributes stay readable, nothing more is fetched.
 """
