@@ -58,10 +58,10 @@ def read(file: Path) -> Declaration:
     entities: dict[str, dict[str, str]] = {}
     lines: dict[str, int] = {}
     for name, fields in _entries(file, root, "entities"):
-        lines[name] = fields.start_mark.line if isinstance(fields, yaml.MappingNode) else fields.start_mark.line + 1
+        lines[name.partition(" in ")[0]] = fields.start_mark.line if isinstance(fields, yaml.MappingNode) else fields.start_mark.line + 1
         entities[name] = {}
         for field, value in _entries(file, fields, f"the fields of {name}"):
-            lines[f"{name}.{field}"] = value.start_mark.line + 1
+            lines[f"{name.partition(' in ')[0]}.{field}"] = value.start_mark.line + 1
             entities[name][field] = _written(file, value)
     return Declaration(file, entities, lines)
 

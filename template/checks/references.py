@@ -34,7 +34,7 @@ class EveryReferenceLeadsToARow(Check):
                             more = f" and {row.number - 1} more" if row.number > 1 else ""
                             problems.append(f"{node}: {key.name} refers to no row of {key.parent}: {row.example}{more}")
         if not count and not large:
-            return skipped("no table has a foreign key")
+            return skipped(f"no table on {', '.join(urls)} has a foreign key")
         left = f"; left out, for their size: {', '.join(large)}" if large else ""
         return judge(problems, f"{count} foreign keys{left}", {"left": large})
 
