@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from alembic import op
 from alembic.operations import ops
-from sqlalchemy import ARRAY, Connection, Enum, Index, Integer, String, TypeDecorator, text
+from sqlalchemy import ARRAY, CheckConstraint, Connection, Enum, Index, Integer, String, TypeDecorator, text
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
@@ -183,6 +183,10 @@ class CockroachComparison(Comparison):
         asked = str(CreateIndex(wanted).compile(dialect=self.dialect)).replace("%%", "%")
         return _plain(_keys(there)) == _plain(_keys(asked))
 
+    def is_same_check(self, wanted: CheckConstraint, found: str, table: str) -> bool:
+        """Return whether two CHECKs name the same values; the server cannot be asked without making one."""
+        return _values(found) == _values(str(wanted.sqltext))
+
     def undoable(self, operation: Any) -> Any:
         """Return an operation that can be undone; a unique constraint is dropped with its index."""
         if isinstance(operation, ops.DropConstraintOp) and operation.constraint_type == "unique":
@@ -204,7 +208,8 @@ class CockroachComparison(Comparison):
             create = re.sub(
                 r"^(CREATE (?:SCHEMA|SEQUENCE|(?:UNIQUE )?INDEX)) (?!IF )", r"\1 IF NOT EXISTS ", str(operation.sqltext)
             )
-            operation.sqltext = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
+            drop = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
+            operation.sqltext = re.sub(r"^(ALTER TABLE .+ DROP CONSTRAINT) (?!IF )", r"\1 IF EXISTS ", drop)
 
     def stands_alone(self, operation: Any) -> bool:
         """Return whether an operation cannot run twice."""
@@ -220,6 +225,11 @@ def _keys(definition: str) -> str:
     """Return the part of CREATE INDEX that follows the name of the table, without the default method."""
     rest = re.sub(r"^.*? ON (?:[^\s(]|\"[^\"]*\")+ ?", "", definition)
     return re.sub(r"^USING btree ", "", rest)
+
+
+def _values(expression: str) -> list[str]:
+    """Return the texts and numbers in an expression."""
+    return sorted(re.findall(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b", _CAST.sub("", expression)))
 
 
 def _plain(expression: str) -> str:
