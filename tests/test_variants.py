@@ -168,6 +168,8 @@ FILES = """
 PLACES = {
     "app_files": ("src/shop", "app"),
     "app_test_files": ("tests", "app"),
+    "bare_files": ("src/shop", "bare"),
+    "bare_test_files": ("tests", "bare"),
     "db_files": ("src/shop/db", "db"),
     "ops_files": ("src/shop/ops", "ops"),
     "check_files": ("src/shop/ops/verify/checks", "checks"),
@@ -333,6 +335,8 @@ def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) 
     profile = QUESTIONNAIRE.profiles()[answers["backend"]]
     places = PLACES | (AIO_PLACES if answers["asyncio"] else {})
     parts = [FILES, OF_ASYNCIO if answers["asyncio"] else ""]
+    other = "bare_" if answers["design"]["kind"] == "ledger" else "app_"
+    places = {key: place for key, place in places.items() if not key.startswith(other)}
     parts += [f"{folder}/{file}" for key, (folder, _) in places.items() for file in profile[key]]
     parts += [OF_HISTORY.format(history) for history in profile["histories"]]
     if answers["key"]["sequences"]:

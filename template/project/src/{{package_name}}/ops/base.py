@@ -136,6 +136,11 @@ class BaseTopology:
         with Database.from_settings(Settings()) as database:
             yield database
 
+    @staticmethod
+    def database_of(table: str) -> str | None:
+        """Return the name of a table's database, as `open_database` takes it; None: the application's."""
+        return None
+
     def __init__(self, connections: Mapping[str, Connection]) -> None:
         self.connections = connections
 

@@ -229,13 +229,14 @@ def seed(
     database: InDatabase = None,
 ) -> None:
     """Add the rows of seeds.py, to develop with: the same each time, and each of them once."""
-    with Topology.open_database(database) as db, talk.status("seeding") as shown:
-        # On one node, where a row finds those that it refers to.
-        chosen = db.using(node=node) if node else db.backend.route_load(db, "seeds", None)
+    with talk.status("seeding") as shown:
         for table, add in seeds.ADDERS.items():
             shown.update(f"seeding {table}")
-            for first in range(0, size, SEEDED_AT_ONCE):
-                chosen.run(_add_rows, add, range(first, min(first + SEEDED_AT_ONCE, size)))
+            with Topology.open_database(database or Topology.database_of(table)) as db:
+                # On one node, where a row finds those that it refers to.
+                chosen = db.using(node=node) if node else db.backend.route_load(db, "seeds", None)
+                for first in range(0, size, SEEDED_AT_ONCE):
+                    chosen.run(_add_rows, add, range(first, min(first + SEEDED_AT_ONCE, size)))
     talk.print(f"[green]seeded[/]: {', '.join(seeds.ADDERS) or 'nothing, seeds.py has no tables'}")
 
 
