@@ -1,19 +1,23 @@
 """The command line as a user meets it: its output, its exit code and the files that it leaves."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import select
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import BACKEND, DEFAULT, QUESTIONNAIRE, ROOT, VARIANTS, Scaffold, files, names
 from scaffold import __version__
@@ -136,53 +140,157 @@ def test_dry_run_prints_answers_and_files_and_writes_nothing(scaffold: Scaffold,
 # On a terminal
 
 DOWN, ENTER, INTERRUPT = b"\x1b[B", b"\r", b"\x03"
+# Seconds; arbitrary, for a loaded machine.
+PATIENCE = 60
 
 
-def at_a_terminal(place: Path, asked: str, keys: bytes) -> tuple[int, str]:
-    """Run `scaffold new shop` with every answer but one, and press keys when it asks for that one."""
-    answers = QUESTIONNAIRE.resolve({"project_name": "shop"})
-    arising = [name for name in QUESTIONNAIRE.askable if QUESTIONNAIRE.applies(name, answers)]
-    given = [f"-d{name}={answers[name]}" for name in arising if name != asked]
+def at_a_terminal(place: Path, arguments: list[str], *typed: tuple[str, bytes]) -> tuple[int, str]:
+    """Run `scaffold` on a pseudo-terminal of 80 columns; press keys when a text is shown."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     process = subprocess.Popen(
-        [sys.executable, "-m", "scaffold", "new", "shop", *given],
+        [sys.executable, "-m", "scaffold", *arguments],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "generator"), "TERM": "xterm"},
+        env={**environ, "PYTHONPATH": str(ROOT / "generator"), "TERM": "xterm", "UV_OFFLINE": "1"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
     )
     os.close(theirs)
-    shown = b""
-    deadline = time.monotonic() + 20
+    shown, read, waiting = b"", 0, list(typed)
+    deadline = time.monotonic() + PATIENCE
     # Reading fails after the last writer has closed its end.
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline:
             if not select.select([ours], [], [], 0.3)[0]:
-                if keys and QUESTIONNAIRE.questions[asked].help.encode() in shown:
-                    os.write(ours, keys)
-                    keys = b""
+                if waiting and waiting[0][0].encode() in shown[read:]:
+                    read = len(shown)
+                    os.write(ours, waiting.pop(0)[1])
                 continue
             shown += os.read(ours, 65536)
             if shown.endswith(b"\x1b[6n"):  # A request for the position of the cursor.
                 os.write(ours, b"\x1b[1;1R")
     os.close(ours)
-    return process.wait(timeout=60), shown.decode(errors="replace")
+    output = shown.decode(errors="replace")
+    assert not waiting, f"never shown: {waiting[0][0]!r}\n{output}"
+    return process.wait(timeout=PATIENCE), output
+
+
+def all_but(*asked: str) -> list[str]:
+    """Return a command that gives every answer but those, so that these are asked for."""
+    answers = QUESTIONNAIRE.resolve({"project_name": "shop"})
+    arising = [name for name in QUESTIONNAIRE.askable if QUESTIONNAIRE.applies(name, answers)]
+    return ["new", "shop", *(f"-d{name}={answers[name]}" for name in arising if name not in asked)]
+
+
+LICENCE = QUESTIONNAIRE.questions["licence"].help
+PLAN = "Create it?"
 
 
 def test_what_is_not_given_is_asked_for(tmp_path: Path) -> None:
-    code, shown = at_a_terminal(tmp_path, "licence", DOWN + ENTER)
+    code, shown = at_a_terminal(tmp_path, all_but("licence"), (LICENCE, DOWN + ENTER), (PLAN, ENTER))
     assert code == 0, shown
     assert "licence: Apache-2.0\n" in (tmp_path / "shop/.copier-answers.yml").read_text()
     assert "make up" in shown
 
 
 def test_what_is_asked_for_can_be_refused(tmp_path: Path) -> None:
-    code, shown = at_a_terminal(tmp_path, "licence", INTERRUPT)
+    code, shown = at_a_terminal(tmp_path, all_but("licence"), (LICENCE, INTERRUPT))
     assert code == 130
     assert "Traceback" not in shown
     assert names(tmp_path) == []
+
+
+def test_backends_and_keys_are_one_line_each_with_their_summaries(tmp_path: Path) -> None:
+    backend, keys = (QUESTIONNAIRE.questions[name].help for name in ("backend", "keys"))
+    typed = ((backend, ENTER), (keys, ENTER), (PLAN, b"n" + ENTER))
+    _, shown = at_a_terminal(tmp_path, all_but("backend", "keys"), *typed)
+    profiles = QUESTIONNAIRE.profiles()
+    lines = [f"{name}: {profile['summary']}" for name, profile in profiles.items()]
+    for folder in profiles[BACKEND]["key_strategies"].values():
+        profile = yaml.safe_load((ROOT / "template/keys" / folder / "profile.yml").read_text())
+        lines.append(profile["summary"])
+    assert [line for line in lines if line not in shown] == []
+
+
+def test_every_choice_fits_a_line_of_80_columns() -> None:
+    for backend in QUESTIONNAIRE.choices("backend", {}):
+        answers = QUESTIONNAIRE.resolve({"project_name": "shop", "backend": backend})
+        for name in ("backend", "keys"):
+            labels = yaml.safe_load(QUESTIONNAIRE.evaluate(QUESTIONNAIRE.questions[name].choices, answers))
+            assert [label for label in labels if len(label) > 76] == []
+            assert list(labels.values()) == QUESTIONNAIRE.choices(name, answers)
+
+
+def test_the_plan_is_shown_before_anything_is_written(tmp_path: Path) -> None:
+    code, shown = at_a_terminal(tmp_path, all_but("licence"), (LICENCE, ENTER), (PLAN, b"n" + ENTER))
+    assert code == 1
+    plan = shown[shown.index("To be created in shop") :]
+    for words in (
+        BACKEND,
+        "licence         MIT",
+        "a git repository with a first commit",
+        "nothing was written",
+    ):
+        assert words in plan
+    assert names(tmp_path) == []
+
+
+def test_the_author_of_gits_configuration_is_offered_on_a_terminal_only(
+    tmp_path: Path, scaffold: Scaffold
+) -> None:
+    author, mail = (QUESTIONNAIRE.questions[name].help for name in ("author_name", "author_email"))
+    typed = ((author, ENTER), (mail, ENTER), (PLAN, ENTER))
+    code, shown = at_a_terminal(tmp_path, all_but("author_name", "author_email"), *typed)
+    assert code == 0, shown
+    recorded = (tmp_path / "shop/.copier-answers.yml").read_text()
+    assert "author_email: ada@example.org\nauthor_name: Ada\n" in recorded
+    assert scaffold("new", "shop").returncode == 0
+    assert "author_name: shop developers\n" in (scaffold.place / "shop/.copier-answers.yml").read_text()
+
+
+def test_an_author_that_no_project_can_have_is_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = tmp_path / "config"
+    configuration.write_text("[user]\nname = Ada\nemail = ada@localhost\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(configuration))
+    mail = QUESTIONNAIRE.questions["author_email"].help
+    code, shown = at_a_terminal(tmp_path, all_but("author_email"), (mail, ENTER), (PLAN, ENTER))
+    assert code == 0, shown
+    assert "author_email: ''\n" in (tmp_path / "shop/.copier-answers.yml").read_text()
+
+
+@pytest.mark.parametrize("arguments", [["new", "shop", "--yes"], all_but()], ids=["yes", "all given"])
+def test_nothing_is_asked_if_nothing_is_open(tmp_path: Path, arguments: list[str]) -> None:
+    code, shown = at_a_terminal(tmp_path, arguments)
+    assert code == 0, shown
+    assert PLAN not in shown
+    assert "author_name: shop developers\n" in (tmp_path / "shop/.copier-answers.yml").read_text()
+
+
+def test_copier_asks_with_the_same_lines(tmp_path: Path, pristine: Path) -> None:
+    """`copier copy` shows the labels, and its answers file holds the name."""
+    label = f"{BACKEND}: {QUESTIONNAIRE.profiles()[BACKEND]['summary']}"
+    given = [option for option in all_but("backend")[2:] if not option.startswith("-dkeys")]
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "copier", "copy", *given, str(pristine), "shop"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while label.encode() not in shown and (some := os.read(ours, 65536)):
+            shown += some
+            if shown.endswith(b"\x1b[6n"):
+                os.write(ours, b"\x1b[1;1R")
+    process.terminate()
+    process.wait(timeout=PATIENCE)
+    os.close(ours)
+    assert label.encode() in shown
 
 
 # Bad input: one clear message, exit code 2, nothing written

@@ -1,5 +1,6 @@
 """A demo renders only changes, keeps an edited project, and always stops the cluster."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from conftest import ROOT, files, names
-from scaffold import demo
+from conftest import BACKEND, ROOT, files, names
+from scaffold import cli, demo, environment
 from scaffold.errors import BadInput
 
 GIVEN = {"project_name": "shop"}
@@ -28,7 +30,7 @@ esac
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Prepare a demo whose environment holds a stand-in for the project's command."""
     folder = tmp_path / "demo"
-    monkeypatch.setattr(demo, "install", lambda _project: "pretended")
+    monkeypatch.setattr(demo, "install", lambda *_: "pretended")
     demo.prepare(ROOT, folder, GIVEN)
     stand_in(folder)
     return folder
@@ -87,7 +89,7 @@ def test_an_interrupted_demo_stops_its_cluster(project: Path, number: signal.Sig
     (project / ".venv/bin/python").symlink_to(sys.executable)
     script = (
         "import sys; from scaffold import cli, demo\n"
-        "demo.install = lambda project: 'pretended'\n"
+        "demo.install = lambda *_: 'pretended'\n"
         f"sys.argv = ['scaffold', 'demo', '--dir', {str(project)!r}]\n"
         "cli.main()\n"
     )
@@ -108,6 +110,49 @@ def test_an_interrupted_demo_stops_its_cluster(project: Path, number: signal.Sig
     assert process.returncode == 128 + number
     assert "Traceback" not in output
     assert calls(project) == ["up", "migrate", "down"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_installation_shows_what_is_done(
+    project: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    """With the seconds that go by on a terminal, and as one plain line elsewhere."""
+    monkeypatch.undo()
+    monkeypatch.setattr(environment, "create", lambda folder: folder)
+    monkeypatch.setattr(environment, "install", lambda *_: time.sleep(1.5))
+    output = io.StringIO()
+    out = Console(file=output, force_terminal=is_terminal, width=80)
+    demo.install(project, lambda what: cli._busy(out, what))
+    shown = output.getvalue()
+    assert "installing into .venv" in shown
+    assert ("0:00:01" in shown) == is_terminal
+    assert ("\x1b" in shown) == is_terminal
+    assert demo.is_installed(project)
+    (project / "pyproject.toml").write_text("changed")
+    assert not demo.is_installed(project)
+
+
+def test_a_demo_ends_with_steps_that_can_be_pasted(project: Path) -> None:
+    (project / ".venv/bin/python").symlink_to(sys.executable)
+    script = (
+        "import sys; from scaffold import cli, demo\n"
+        "demo.install = lambda *_: 'pretended'\n"
+        f"sys.argv = ['scaffold', 'demo', '--dir', {str(project)!r}]\n"
+        "cli.main()\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "generator")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=project.parent,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps = done.stdout.split("Next, in this project or in one of your own:\n")[1].splitlines()
+    assert steps[0] == f"  cd {project.name}"
+    assert [f"  {step}" for step in cli.NEXT_STEPS] == steps[1:-1]
+    assert steps[-1] == f"  scaffold new NAME --backend {BACKEND}"
 
 
 # A second demo in the same folder

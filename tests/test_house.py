@@ -105,13 +105,10 @@ def template(folder: Path, backends: list[str], *, packs: list[str]) -> Path:
     for pack in packs:
         shutil.copytree(ROOT / "template/backends" / pack, folder / "template/backends" / pack)
     questions = (ROOT / "copier.yml").read_text()
-    listed = "".join(f"    - {backend}\n" for backend in BACKENDS)
-    default = f"  default: {QUESTIONNAIRE.questions['backend'].default}\n"
-    assert questions.count(listed + default) == 1
-    chosen = "".join(f"    - {backend}\n" for backend in backends)
-    (folder / "copier.yml").write_text(
-        questions.replace(listed + default, f"{chosen}  default: {backends[0]}\n")
-    )
+    listed, default = " ".join(BACKENDS), f"  default: {BACKENDS[0]}\n"
+    assert (questions.count(listed), questions.count(default)) == (1, 1)
+    chosen = questions.replace(listed, " ".join(backends)).replace(default, f"  default: {backends[0]}\n")
+    (folder / "copier.yml").write_text(chosen)
     return folder
 
 

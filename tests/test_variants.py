@@ -114,6 +114,7 @@ FILES = """
     src/shop/ops/version_commands.py
     src/shop/ops/versions.py
     src/shop/py.typed
+    src/shop/seeds.py
     src/shop/settings.py
     src/shop/urls.py
     tests/__init__.py

@@ -28,6 +28,12 @@ GRACE = 20.0
 COULD_NOT_RUN = 2
 
 Log = Callable[[str], None]
+# Says what is being done, while it is done.
+Busy = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def _silently(_what: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 class StepFailed(ScaffoldError):
@@ -36,14 +42,22 @@ class StepFailed(ScaffoldError):
     exit_code = COULD_NOT_RUN
 
 
-def run(root: Path, project: Path, given: Mapping[str, Any], *, keep: bool, log: Log) -> int:
+def run(
+    root: Path,
+    project: Path,
+    given: Mapping[str, Any],
+    *,
+    keep: bool,
+    log: Log,
+    busy: Busy = _silently,
+) -> int:
     """Run the demo in `project` and return the exit code of `verify`."""
     with _timed("render", log) as note:
         answers, how = prepare(root, project, given)
         note(how)
     program = project / ".venv" / "bin" / answers["package_name"]
     with _timed("install", log) as note:
-        note(install(project))
+        note("unchanged" if is_installed(project) else install(project, busy))
     try:
         for step in ("up", "migrate"):
             log(f"--- {program.name} {step}")
@@ -88,17 +102,26 @@ def prepare(root: Path, project: Path, given: Mapping[str, Any]) -> tuple[dict[s
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def install(project: Path) -> str:
-    """Install the project into its `.venv`, unless the same pyproject.toml is installed there already."""
+def is_installed(project: Path) -> bool:
+    """Tell whether the project's present pyproject.toml is installed in its `.venv`."""
     stamp = project / ".venv" / ".installed"
-    # The path counts too, because the scripts of an environment hold its absolute path.
-    state = f"{project} {_digest(project / 'pyproject.toml')}"
-    python = environment.create(project / ".venv")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == state:
-        return "unchanged"
-    environment.install(python, *environment.requirements(project), "--editable", str(project))
-    stamp.write_text(state, encoding="utf-8")
+    return stamp.exists() and stamp.read_text(encoding="utf-8") == _state(project)
+
+
+def install(project: Path, busy: Busy = _silently) -> str:
+    """Install the project into its `.venv`; return a note for the log."""
+    with busy("installing into .venv, which takes about a minute the first time"):
+        python = environment.create(project / ".venv")
+        environment.install(python, *environment.requirements(project), "--editable", str(project))
+    (project / ".venv" / ".installed").write_text(_state(project), encoding="utf-8")
+    # The stamp of the project's own Makefile, which has nothing more to install.
+    (project / ".venv" / "ready").touch()
     return "into .venv"
+
+
+def _state(project: Path) -> str:
+    # The path counts too, because the scripts of an environment hold its absolute path.
+    return f"{project} {_digest(project / 'pyproject.toml')}"
 
 
 def shut_down(program: Path, command: str) -> None:

@@ -26,11 +26,11 @@ class Declaration:
     entities: Mapping[str, Mapping[str, str]]
     lines: Mapping[str, int]
 
-    def explain(self, complaint: str) -> str:
-        """Return a complaint that begins with the name of an entity or a field, with the file and the line before it."""
-        name = complaint.partition(": ")[0]
+    def located(self, error: BadInput) -> BadInput:
+        """Return an error that begins with the name of an entity or a field, with the file and the line before it."""
+        name = str(error).partition(": ")[0]
         line = self.lines.get(name) or self.lines.get(name.partition(".")[0], 1)
-        return f"{self.file}, line {line}: {complaint}"
+        return BadInput(f"{self.file}, line {line}: {error}", question=error.question)
 
 
 def read(file: Path) -> Declaration:

@@ -104,16 +104,20 @@ class Questionnaire:
 
     def choices(self, name: str, answers: Mapping[str, Any]) -> list[Any]:
         """Return the values that a question allows, given the answers before it; empty for free text."""
+        return list(self.labels(name, answers))
+
+    def labels(self, name: str, answers: Mapping[str, Any]) -> dict[Any, str]:
+        """Return the values that a question allows, each with its line in the list of choices."""
         question = self.questions[name]
         choices = question.choices
         if isinstance(choices, str):
-            choices = _load(self._render(choices, answers)) or []
-        values = choices.values() if isinstance(choices, dict) else choices
-        return [question.cast(value) for value in values]
+            choices = _load(self.evaluate(choices, answers)) or []
+        pairs = choices.items() if isinstance(choices, dict) else ((str(value), value) for value in choices)
+        return {question.cast(value): label for label, value in pairs}
 
     def applies(self, name: str, answers: Mapping[str, Any]) -> bool:
         """Tell whether a question is asked, given the answers before it."""
-        applies = self._render(self.questions[name].when, answers)
+        applies = self.evaluate(self.questions[name].when, answers)
         return applies if isinstance(applies, bool) else applies.strip().lower() in TRUE
 
     def profiles(self) -> dict[str, dict[str, Any]]:
@@ -122,32 +126,42 @@ class Questionnaire:
         names = sorted(self.choices("backend", {}), key=lambda name: name != default)
         return {name: self.resolve({"project_name": "shop", "backend": name})["profile"] for name in names}
 
-    def resolve(self, given: Mapping[str, Any], *, asked: bool = False) -> dict[str, Any]:
+    def resolve(
+        self, given: Mapping[str, Any], *, asked: bool = False, recorded: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return every answer, computed ones included.
 
         Args:
             given: answers by question; all others take their defaults.
             asked: True if Copier will ask for the answers that are not given. Answers that depend on one of
                 those are not checked.
+            recorded: earlier answers, which replace the defaults of the questions that still are asked.
 
         Raises:
             BadInput: an answer is invalid, or its question is unknown or not asked; reports the first one.
         """
         self._refuse_unknown(given)
+        recorded = recorded or {}
         answers: dict[str, Any] = {}
         open_questions: set[str] = set()
         for name, question in self.questions.items():
             if question.is_computed:
-                answers[name] = question.cast(self._render(question.default, answers))
+                answers[name] = question.cast(self.evaluate(question.default, answers))
                 continue
             applies = self.applies(name, answers)
             if name in given and not applies:
                 raise BadInput(f"{name}: this question is not asked{self._given_that(name, answers)}.")
             settled = not self.dependencies(name) & open_questions
             is_given = name in given and settled
-            answers[name] = question.cast(given[name] if is_given else self._default(question, answers))
+            if is_given:
+                answer = given[name]
+            elif name in recorded and applies:
+                answer = recorded[name]
+            else:
+                answer = self._default(question, answers)
+            answers[name] = question.cast(answer)
             if applies and settled:
-                self._check(question, answers, is_given=is_given)
+                self.check(name, answers, is_given=is_given)
             if asked and not is_given:
                 open_questions.add(name)
         return answers
@@ -182,7 +196,8 @@ class Questionnaire:
             **options,
         )
 
-    def _render(self, text: Any, answers: Mapping[str, Any]) -> Any:
+    def evaluate(self, text: Any, answers: Mapping[str, Any]) -> Any:
+        """Render a text of copier.yml with the answers; return anything else as it is."""
         if not isinstance(text, str):
             return text
         try:
@@ -195,13 +210,13 @@ class Questionnaire:
     def _default(self, question: Question, answers: Mapping[str, Any]) -> Any:
         if question.default is None:
             raise BadInput(f"{question.name}: an answer is required. Add -d {question.name}=…")
-        return self._render(question.default, answers)
+        return self.evaluate(question.default, answers)
 
     def _refuse_unknown(self, given: Iterable[str]) -> None:
         for name in given:
             if name not in self.questions:
                 raise BadInput(
-                    f"{name!r} is not a question{_nearest(name, self.askable)}. "
+                    f"{name!r} is not a question{nearest(name, self.askable)}. "
                     f"Questions: {', '.join(self.askable)}."
                 )
             if self.questions[name].is_computed:
@@ -210,16 +225,21 @@ class Questionnaire:
                     f"Questions: {', '.join(self.askable)}."
                 )
 
-    def _check(self, question: Question, answers: Mapping[str, Any], *, is_given: bool) -> None:
-        name, answer = question.name, answers[question.name]
+    def check(self, name: str, answers: Mapping[str, Any], *, is_given: bool = True) -> None:
+        """Check the answer of one question.
+
+        Raises:
+            BadInput: the answer is no choice, or the validator of the question refuses it.
+        """
+        answer, question = answers[name], self.questions[name]
         choices = self.choices(name, answers)
         if choices and answer not in choices:
             raise BadInput(
                 f"{name}: {answer!r} is not a choice{self._given_that(name, answers)}"
-                f"{_nearest(answer, choices)}. Choices: {', '.join(map(str, choices))}.",
+                f"{nearest(answer, choices)}. Choices: {', '.join(map(str, choices))}.",
                 question=name,
             )
-        if complaint := self._render(question.validator, answers).strip():
+        if complaint := self.evaluate(question.validator, answers).strip():
             if isinstance(answer, Mapping):
                 raise BadInput(complaint, question=name)
             shown = answer if len(str(answer)) <= SHOWN else f"{answer[:SHOWN]}…"
@@ -239,6 +259,15 @@ SHOWN = 60
 
 def read_answers(file: Path) -> dict[str, Any]:
     """Read answers from a YAML file, such as the `.copier-answers.yml` of another project."""
+    return {name: answer for name, answer in read_record(file).items() if name not in ORIGIN}
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a file of answers with the lines that record the origin of a project.
+
+    Raises:
+        BadInput: the file cannot be read, or is no mapping in YAML.
+    """
     try:
         # Not the loader in C, which may report the line after the error.
         content = yaml.safe_load(file.read_bytes())
@@ -252,10 +281,10 @@ def read_answers(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise BadInput(f"The answers file {file} is not a mapping. Write lines like `backend: pgedge`.")
-    return {name: answer for name, answer in content.items() if name not in ORIGIN}
+    return content
 
 
-def _nearest(word: Any, words: Iterable[Any]) -> str:
+def nearest(word: Any, words: Iterable[Any]) -> str:
     """Return ` (did you mean 'x'?)` for the most similar of `words`, or an empty string."""
     found = difflib.get_close_matches(
         str(word).lower(), {str(other).lower(): other for other in words}, n=1, cutoff=0.5

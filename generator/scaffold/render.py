@@ -11,13 +11,13 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaffold import source
-from scaffold.errors import BadInput, ScaffoldError, TemplateFault
+from scaffold.errors import BadInput, Cancelled, ScaffoldError, TemplateFault
 
 # Hooks after the render, in this order, so that the first commit includes the lock.
 AFTER = ("lock", "git")
@@ -33,8 +33,34 @@ class Project:
     notes: list[str] = field(default_factory=list)
 
 
-def make(root: Path, target: Path, given: Mapping[str, Any], *, git: bool, lock: bool, ask: bool) -> Project:
-    """Render the template at `root` with the given answers, run the hooks, move the result to `target`."""
+@dataclass(frozen=True, kw_only=True)
+class Terminal:
+    """The user at a terminal, who is asked for the answers that are not given.
+
+    Attributes:
+        defaults: answers that are offered instead of those of copier.yml.
+        agrees: shows the plan, given all answers and the number of files, and returns the user's decision.
+    """
+
+    defaults: Mapping[str, Any]
+    agrees: Callable[[Mapping[str, Any], int], bool]
+
+
+def make(
+    root: Path,
+    target: Path,
+    given: Mapping[str, Any],
+    *,
+    git: bool,
+    lock: bool,
+    terminal: Terminal | None = None,
+) -> Project:
+    """Render the template at `root` with the given answers, run the hooks, move the result to `target`.
+
+    Raises:
+        BadInput: an answer is invalid, or `target` cannot be created.
+        Cancelled: the user at the terminal said no.
+    """
     preflight = load_hook(root, "preflight")
     try:
         preflight.run(target, git=git)
@@ -42,16 +68,29 @@ def make(root: Path, target: Path, given: Mapping[str, Any], *, git: bool, lock:
         raise BadInput(str(refused)) from refused
     wanted = {"git": git, "lock": lock}
     with staged(target) as project:
-        answers = render(root, project, given, ask=ask)
+        answers = render(
+            root, project, given, ask=terminal is not None, defaults=terminal.defaults if terminal else None
+        )
+        if terminal and not terminal.agrees(answers, sum(path.is_file() for path in project.rglob("*"))):
+            raise Cancelled("Cancelled; nothing was written.")
         notes = [load_hook(root, name).run(project) for name in AFTER if wanted[name]]
     return Project(target, answers, notes)
 
 
-def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = False) -> dict[str, Any]:
+def render(
+    root: Path,
+    folder: Path,
+    given: Mapping[str, Any],
+    *,
+    ask: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Render the template at `root` into `folder`; return all answers.
 
     Copier receives `given` and the origin alone, so that `copier copy` with the same answers writes the same
-    bytes. With `ask`, it asks for the other answers on the terminal; else these take their defaults.
+    bytes. With `ask`, it asks for the other answers on the terminal, and offers `defaults`; else these take
+    the defaults of copier.yml. The recorded origin is that of `root` unless `origin` is given.
     """
     # Copier takes 0.25 s to import; only the commands that render need it.
     import copier  # noqa: PLC0415
@@ -68,8 +107,12 @@ def render(root: Path, folder: Path, given: Mapping[str, Any], *, ask: bool = Fa
             worker = copier.run_copy(
                 str(root),
                 folder,
-                data={**given, "_template_origin": source.origin(root)},
+                data={
+                    **given,
+                    "_template_origin": source.origin(root) if origin is None else dict(origin),
+                },
                 defaults=not ask,
+                user_defaults=dict(defaults or {}),
                 quiet=True,
                 # Not the user's settings: their `defaults` would answer questions, and the same command would
                 # give different projects on two machines.
@@ -117,13 +160,13 @@ def staged(target: Path) -> Iterator[Path]:
         yield made
         _put_in_place(made, target)
     finally:
-        with _undisturbed():
+        with undisturbed():
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def _put_in_place(made: Path, target: Path) -> None:
     """Move the project to `target`, the whole of it or nothing."""
-    with _undisturbed():
+    with undisturbed():
         try:
             if target.exists():
                 _move_entries(made, target)
@@ -163,7 +206,7 @@ def _move_entries(made: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Block SIGINT, SIGTERM and SIGHUP inside the block; they arrive after it."""
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

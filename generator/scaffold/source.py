@@ -4,13 +4,14 @@ The template is the checkout that holds this file, or `_template/` of an install
 """
 
 import importlib.metadata
-import os
-import subprocess
 from pathlib import Path
 
 from scaffold import __version__
 from scaffold.errors import ScaffoldError
+from scaffold.repository import GitFailed, git
 
+# Name on PyPI; "scaffold" is another project there, whose metadata must not be taken for ours.
+DISTRIBUTION = "scaffold-distributed-sql"
 PACKED = Path(__file__).parent / "_template"
 CHECKOUT = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ def has_uncommitted_changes(root: Path) -> bool:
 
 def _source_url() -> str | None:
     try:
-        urls = importlib.metadata.metadata("scaffold").get_all("Project-URL") or []
+        urls = importlib.metadata.metadata(DISTRIBUTION).get_all("Project-URL") or []
     except importlib.metadata.PackageNotFoundError:
         return None
     labelled = dict(entry.split(", ", 1) for entry in urls if ", " in entry)
@@ -60,13 +61,7 @@ def _source_url() -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return the output of git; None without git, repository or commit, or if git distrusts the owner."""
-    # A git hook sets these variables, and they override `cwd`.
-    elsewhere = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        return git(folder, *arguments)
+    except (OSError, GitFailed):
         return None
-    return result.stdout.strip()

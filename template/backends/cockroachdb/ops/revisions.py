@@ -15,12 +15,12 @@ from typing import Any, cast
 
 from alembic import op
 from alembic.operations import ops
-from sqlalchemy import ARRAY, Connection, Enum, Index, Integer, String, TypeDecorator, text
+from sqlalchemy import ARRAY, CheckConstraint, Connection, Enum, Index, Integer, String, TypeDecorator, text
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
 
-from .autogenerate import Comparison, Statement, as_text
+from .autogenerate import Comparison, Statement, as_text, unquoted
 from .base import MigrationError, without_literals
 from .migrate import statements_of
 
@@ -183,6 +183,12 @@ class CockroachComparison(Comparison):
         asked = str(CreateIndex(wanted).compile(dialect=self.dialect)).replace("%%", "%")
         return _plain(_keys(there)) == _plain(_keys(asked))
 
+    def is_same_check(self, wanted: CheckConstraint, table: str) -> bool:
+        """Return whether two CHECKs name the same values; the server cannot be asked without making one."""
+        name = unquoted(str(self.dialect.identifier_preparer.format_constraint(wanted)))
+        found = cast(Connection, self.connection).scalar(text(_CHECK), {"name": name, "table": table})
+        return _values(str(found)) == _values(str(wanted.sqltext))
+
     def undoable(self, operation: Any) -> Any:
         """Return an operation that can be undone; a unique constraint is dropped with its index."""
         if isinstance(operation, ops.DropConstraintOp) and operation.constraint_type == "unique":
@@ -204,7 +210,8 @@ class CockroachComparison(Comparison):
             create = re.sub(
                 r"^(CREATE (?:SCHEMA|SEQUENCE|(?:UNIQUE )?INDEX)) (?!IF )", r"\1 IF NOT EXISTS ", str(operation.sqltext)
             )
-            operation.sqltext = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
+            drop = re.sub(r"^(DROP \w+) (?!IF )", r"\1 IF EXISTS ", create)
+            operation.sqltext = re.sub(r"^(ALTER TABLE .+ DROP CONSTRAINT) (?!IF )", r"\1 IF EXISTS ", drop)
 
     def stands_alone(self, operation: Any) -> bool:
         """Return whether an operation cannot run twice."""
@@ -220,6 +227,11 @@ def _keys(definition: str) -> str:
     """Return the part of CREATE INDEX that follows the name of the table, without the default method."""
     rest = re.sub(r"^.*? ON (?:[^\s(]|\"[^\"]*\")+ ?", "", definition)
     return re.sub(r"^USING btree ", "", rest)
+
+
+def _values(expression: str) -> list[str]:
+    """Return the texts and numbers in an expression."""
+    return sorted(re.findall(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b", _CAST.sub("", expression)))
 
 
 def _plain(expression: str) -> str:
@@ -238,4 +250,9 @@ _ENUM = """
     JOIN pg_type AS e ON e.oid = CASE WHEN t.typelem = 0 THEN t.oid ELSE t.typelem END
     JOIN pg_namespace AS n ON n.oid = e.typnamespace
     WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND e.typtype = 'e'
+"""
+
+_CHECK = """
+    SELECT pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE contype = 'c' AND conname = :name AND conrelid = to_regclass(:table)
 """

@@ -1,7 +1,7 @@
 """Write revisions from the models: complete what Alembic's autogenerate finds, and compare as the server does.
 
-Alembic finds neither schemas, nor types, nor sequences; these are written here, each as one statement. A difference
-that a revision cannot hold as a whole is written as several revisions, each following the one before.
+Alembic finds neither schemas, nor types, nor sequences, nor CHECKs; these are written here, each as one statement. A
+difference that a revision cannot hold as a whole is written as several revisions, each following the one before.
 """
 
 import re
@@ -19,11 +19,32 @@ from alembic.operations import ops
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError, rev_id
-from sqlalchemy import ARRAY, Column, Connection, Dialect, Index, MetaData, Table, TypeDecorator, inspect, text
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Column,
+    Connection,
+    Dialect,
+    Index,
+    MetaData,
+    Table,
+    TypeDecorator,
+    inspect,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateIndex, CreateSchema, CreateSequence, DDLElement, DropSchema, DropSequence
+from sqlalchemy.schema import (
+    AddConstraint,
+    CreateIndex,
+    CreateSchema,
+    CreateSequence,
+    DDLElement,
+    DropConstraint,
+    DropSchema,
+    DropSequence,
+)
 from sqlalchemy.types import TypeEngine
 
 from . import PROGRAM
@@ -128,6 +149,21 @@ class Comparison(PostgresqlImpl):
         finally:
             transaction.rollback()
         return definitions[0] == definitions[1]
+
+    def is_same_check(self, wanted: CheckConstraint, table: str) -> bool:
+        """Return whether the server would make the CHECK that there is, by making it on an empty copy of the table."""
+        name = self.dialect.identifier_preparer.format_constraint(wanted)
+        add = str(AddConstraint(wanted).compile(dialect=self.dialect)).split(" ADD ", 1)[1]
+        transaction = self._connection.begin_nested()
+        try:
+            self._connection.exec_driver_sql(f"CREATE TEMP TABLE _checked (LIKE {table})".replace("%", "%%"))
+            self._connection.exec_driver_sql(f"ALTER TABLE pg_temp._checked ADD {add}")
+            values = {"name": name, "table": table}
+            return len(set(self._connection.scalars(text(_CHECKS), values))) == 1
+        except DBAPIError:
+            return False
+        finally:
+            transaction.rollback()
 
     def is_computed(self, column: Column[Any]) -> bool:
         """Return whether the default of a new column calls a function that may differ by node, row or time."""
@@ -253,7 +289,7 @@ def complete(context: MigrationContext, _revision: object, directives: list[ops.
     difference = _Difference(connection, dialect, context.opts["target_metadata"], found)
     added = list(difference.values())
     first = [*added, *difference.schemas(), *difference.types(), *difference.sequences()]
-    operations = [*first, *found, *difference.unused_sequences(), *difference.unused_types()]
+    operations = [*first, *found, *difference.checks(impl), *difference.unused_sequences(), *difference.unused_types()]
     if not operations and context.config is not None and context.config.attributes.get("only_differences"):
         directives.clear()
         return
@@ -356,6 +392,27 @@ class _Difference:
             if not self._inspector.has_sequence(name, schema):
                 yield self._statement(CreateSequence(sequence), DropSequence(sequence))
 
+    def checks(self, impl: Comparison) -> Iterator[Statement]:
+        """Yield the statements that add the CHECKs of the models, or change them; one that no model has is left."""
+        for table in self._tables:
+            if not self._inspector.has_table(table.name, table.schema):
+                continue
+            there = {
+                one["name"]: one["sqltext"] for one in self._inspector.get_check_constraints(table.name, table.schema)
+            }
+            for check in table.constraints:
+                if not isinstance(check, CheckConstraint) or check.name is None or cast(Any, check)._type_bound:
+                    continue
+                add = str(AddConstraint(check).compile(dialect=self._dialect)).replace("%%", "%")
+                drop = str(DropConstraint(check).compile(dialect=self._dialect)).replace("%%", "%")
+                alter, _, name = drop.partition(" DROP CONSTRAINT ")
+                found = there.get(unquoted(name))
+                if found is None:
+                    yield Statement(as_text(add), as_text(drop))
+                elif not impl.is_same_check(check, alter.removeprefix("ALTER TABLE ")):
+                    yield Statement(as_text(drop), as_text(f"{alter} ADD CONSTRAINT {name} CHECK ({found})"))
+                    yield Statement(as_text(add), as_text(drop))
+
     def unused_sequences(self) -> Iterator[Statement]:
         """Yield the statements that drop the sequences from which only dropped columns read."""
         wanted = {self._quoted(name) for name in self._sequences}
@@ -397,6 +454,11 @@ class _Difference:
     def _quoted(self, name: Name) -> str:
         quote, (schema, own) = self._dialect.identifier_preparer.quote, name
         return quote(own) if schema == self._default else f"{quote(schema)}.{quote(own)}"
+
+
+def unquoted(name: str) -> str:
+    """Return the name that an identifier in a statement stands for."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _refuse_computed(operations: Iterable[Any], impl: Comparison) -> None:
@@ -455,6 +517,12 @@ _INDEX = """
            (SELECT string_agg(pg_get_indexdef(indexrelid, n, false), ', ' ORDER BY n)
             FROM generate_series(1, indnatts) AS n) AS expressions
     FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indexrelid = to_regclass(:name)
+"""
+
+_CHECKS = """
+    SELECT pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE contype = 'c' AND quote_ident(conname) = :name
+      AND conrelid IN (to_regclass(:table), to_regclass('pg_temp._checked'))
 """
 
 _COMPUTED = r"""
