@@ -113,7 +113,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Domain = Annotated[
     str | None,
     typer.Option(
-        "--domain", metavar="DOMAIN", help="What to store: ledger (a sample), none, or a file that declares it."
+        "--domain",
+        metavar="DOMAIN",
+        help="What to store: ledger, a sample; none; or a file that declares it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

@@ -1,8 +1,8 @@
 """Read the declaration of a domain, a YAML file of entities and their fields, and say where it is wrong.
 
-The template itself reads the types of the fields (template/domains/design.jinja), so that `copier copy` takes the
-same declaration as an answer. This module only turns a file into that answer: names and types are text here, as they
-are written, where YAML would read `on` as true and `[held, paid] = held` not at all.
+The template itself reads the types of the fields (template/domains/design.jinja), so that `copier copy` takes
+the same declaration as an answer. This module only turns a file into that answer: names and types are text
+here, as they are written, where YAML would read `on` as true and `[held, paid] = held` not at all.
 """
 
 import re
@@ -27,7 +27,7 @@ class Declaration:
     lines: Mapping[str, int]
 
     def located(self, error: BadInput) -> BadInput:
-        """Return an error that begins with the name of an entity or a field, with the file and the line before it."""
+        """Return an error that begins with a name of the declaration, with file and line before it."""
         name = str(error).partition(": ")[0]
         line = self.lines.get(name) or self.lines.get(name.partition(".")[0], 1)
         return BadInput(f"{self.file}, line {line}: {error}", question=error.question)
@@ -50,18 +50,17 @@ def read(file: Path) -> Declaration:
         root = yaml.compose(quoted, yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        where = f", line {mark.line + 1}" if mark else ""
         raise BadInput(
-            f"{file}{line}: this is not YAML. Write an entity in a line of its own, such as `Room:`, and below it "
-            "its fields, indented: `  number: int`."
+            f"{file}{where}: this is not YAML. Write an entity in a line of its own, such as `Room:`, and "
+            "below it its fields, indented: `  number: int`."
         ) from error
     entities: dict[str, dict[str, str]] = {}
     lines: dict[str, int] = {}
-    for name, fields in _entries(file, root, "entities"):
-        lines[name] = fields.start_mark.line if isinstance(fields, yaml.MappingNode) else fields.start_mark.line + 1
+    for name, lines[name], fields in _entries(file, root, "entities"):
         entities[name] = {}
-        for field, value in _entries(file, fields, f"the fields of {name}"):
-            lines[f"{name}.{field}"] = value.start_mark.line + 1
+        for field, line, value in _entries(file, fields, f"the fields of {name}"):
+            lines[f"{name}.{field}"] = line
             entities[name][field] = _written(file, value)
     return Declaration(file, entities, lines)
 
@@ -71,7 +70,7 @@ def _quote(line: re.Match[str]) -> str:
     return f"{line[1]}'{choice}'{line[3]}"
 
 
-def _entries(file: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str, yaml.Node]]:
+def _entries(file: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[str, int, yaml.Node]]:
     if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
         return
     if not isinstance(node, yaml.MappingNode):
@@ -85,9 +84,11 @@ def _entries(file: Path, node: yaml.Node | None, what: str) -> Iterator[tuple[st
         if not isinstance(key, yaml.ScalarNode):
             raise BadInput(f"{file}, line {line}: a name is one word. Write it without brackets.")
         if key.value in seen:
-            raise BadInput(f"{file}, line {line}: {key.value} is in line {seen[key.value]} already. Leave one out.")
+            raise BadInput(
+                f"{file}, line {line}: {key.value} is in line {seen[key.value]} already. Leave one out."
+            )
         seen[key.value] = line
-        yield key.value, value
+        yield key.value, line, value
 
 
 def _written(file: Path, node: yaml.Node) -> str:

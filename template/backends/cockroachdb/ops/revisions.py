@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
 
-from .autogenerate import Comparison, Statement, as_text, unquoted
+from .autogenerate import Comparison, Statement, as_text
 from .base import MigrationError, without_literals
 from .migrate import statements_of
 
@@ -183,11 +183,9 @@ class CockroachComparison(Comparison):
         asked = str(CreateIndex(wanted).compile(dialect=self.dialect)).replace("%%", "%")
         return _plain(_keys(there)) == _plain(_keys(asked))
 
-    def is_same_check(self, wanted: CheckConstraint, table: str) -> bool:
+    def is_same_check(self, wanted: CheckConstraint, found: str, table: str) -> bool:
         """Return whether two CHECKs name the same values; the server cannot be asked without making one."""
-        name = unquoted(str(self.dialect.identifier_preparer.format_constraint(wanted)))
-        found = cast(Connection, self.connection).scalar(text(_CHECK), {"name": name, "table": table})
-        return _values(str(found)) == _values(str(wanted.sqltext))
+        return _values(found) == _values(str(wanted.sqltext))
 
     def undoable(self, operation: Any) -> Any:
         """Return an operation that can be undone; a unique constraint is dropped with its index."""
@@ -250,9 +248,4 @@ _ENUM = """
     JOIN pg_type AS e ON e.oid = CASE WHEN t.typelem = 0 THEN t.oid ELSE t.typelem END
     JOIN pg_namespace AS n ON n.oid = e.typnamespace
     WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND e.typtype = 'e'
-"""
-
-_CHECK = """
-    SELECT pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE contype = 'c' AND conname = :name AND conrelid = to_regclass(:table)
 """

@@ -150,16 +150,23 @@ class Comparison(PostgresqlImpl):
             transaction.rollback()
         return definitions[0] == definitions[1]
 
-    def is_same_check(self, wanted: CheckConstraint, table: str) -> bool:
-        """Return whether the server would make the CHECK that there is, by making it on an empty copy of the table."""
-        name = self.dialect.identifier_preparer.format_constraint(wanted)
+    def is_same_check(self, wanted: CheckConstraint, found: str, table: str) -> bool:
+        """Return whether the server reads two CHECKs alike, by making both on an empty copy of the table.
+
+        It writes `x IN (…)` in another way than what it has written itself, so it reads the wanted one twice.
+        """
         add = str(AddConstraint(wanted).compile(dialect=self.dialect)).split(" ADD ", 1)[1]
+        name = unquoted(str(self.dialect.identifier_preparer.format_constraint(wanted)))
+        run, alter = self._connection.exec_driver_sql, "ALTER TABLE pg_temp._checked ADD"
         transaction = self._connection.begin_nested()
         try:
-            self._connection.exec_driver_sql(f"CREATE TEMP TABLE _checked (LIKE {table})".replace("%", "%%"))
-            self._connection.exec_driver_sql(f"ALTER TABLE pg_temp._checked ADD {add}")
-            values = {"name": name, "table": table}
-            return len(set(self._connection.scalars(text(_CHECKS), values))) == 1
+            run(f"CREATE TEMP TABLE _checked (LIKE {table})".replace("%", "%%"))
+            run(f"{alter} {add}")
+            once = str(self._connection.scalar(text(_CHECK), {"name": name})).replace("%", "%%")
+            run(f"{alter} CONSTRAINT _wanted {once}")
+            run(f"{alter} CONSTRAINT _found CHECK ({found})".replace("%", "%%"))
+            both = {self._connection.scalar(text(_CHECK), {"name": one}) for one in ("_wanted", "_found")}
+            return len(both) == 1
         except DBAPIError:
             return False
         finally:
@@ -409,7 +416,7 @@ class _Difference:
                 found = there.get(unquoted(name))
                 if found is None:
                     yield Statement(as_text(add), as_text(drop))
-                elif not impl.is_same_check(check, alter.removeprefix("ALTER TABLE ")):
+                elif not impl.is_same_check(check, found, alter.removeprefix("ALTER TABLE ")):
                     yield Statement(as_text(drop), as_text(f"{alter} ADD CONSTRAINT {name} CHECK ({found})"))
                     yield Statement(as_text(add), as_text(drop))
 
@@ -519,10 +526,9 @@ _INDEX = """
     FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indexrelid = to_regclass(:name)
 """
 
-_CHECKS = """
+_CHECK = """
     SELECT pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE contype = 'c' AND quote_ident(conname) = :name
-      AND conrelid IN (to_regclass(:table), to_regclass('pg_temp._checked'))
+    WHERE contype = 'c' AND conname = :name AND conrelid = to_regclass('pg_temp._checked')
 """
 
 _COMPUTED = r"""
