@@ -17,6 +17,9 @@ from scaffold.errors import BadInput
 # A value that begins with a list and goes on after it, which YAML refuses, up to a comment.
 CHOICE = re.compile(r"^(\s*[^\s#'\"][^:#]*:\s+)(\[[^\]#]*\][^#\n]*?)(\s*(?:\s#.*)?)$")
 
+# Largest file in bytes; arbitrary, many times that of a domain of 1000 entities.
+LARGEST = 1_000_000
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -40,7 +43,10 @@ def read(file: Path) -> Declaration:
         BadInput: the file cannot be read, or is not a mapping of entities; the message names the line.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes()
+        if len(content) > LARGEST:
+            raise BadInput(f"The declaration {file} has more than 1 MB. Name a file of entities and fields.")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise BadInput(f"The declaration {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -48,7 +54,7 @@ def read(file: Path) -> Declaration:
     quoted = "\n".join(CHOICE.sub(_quote, line) for line in text.splitlines())
     try:
         root = yaml.compose(quoted, yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise BadInput(

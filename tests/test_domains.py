@@ -1,0 +1,260 @@
+"""Declared domains: what is refused, what is rendered, and the life of projects that have one.
+
+`make test-domains` runs the tests on real clusters, too: DOMAIN_LIVES=1, and DOMAIN_SEEDS="3 14" for random domains.
+"""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+import random_domain
+from conftest import QUESTIONNAIRE, ROOT, Scaffold, files, git, run_tool
+from lives import Life, held_by, live, read
+from scaffold import domain, matrix
+from scaffold.errors import BadInput
+from scaffold.render import render
+
+SHAPES = {file.stem: file for file in sorted((ROOT / "tests" / "domains").glob("*.yml"))}
+PROFILES = QUESTIONNAIRE.profiles()
+BACKENDS = list(PROFILES)
+REFUSED = 2
+
+# A backend of each kind of fact, so that no test needs to name one.
+MESH = next(name for name, profile in PROFILES.items() if not profile["unique_is_global"])
+GLOBAL = next(name for name, profile in PROFILES.items() if profile["unique_is_global"])
+IMMEDIATE = next(name for name, profile in PROFILES.items() if not profile["constraints_are_deferrable"])
+# A shape for each backend.
+CHOSEN = dict(zip(BACKENDS, ("shop", "payroll", "wiki", "invoices", "tickets"), strict=True))
+
+
+def room(**fields: Any) -> dict[str, Any]:
+    return {"Room": fields}
+
+
+def hotel(**fields: Any) -> dict[str, Any]:
+    return {"Hotel": {"name": "str"}, "Room": fields}
+
+
+TYPES = "Types: str, text, int, decimal"
+NAME = "begins with a capital letter"
+FIELD = "ASCII letters, digits and _"
+TAKEN = "is taken: every record has it, or Python does. Write two words, such as room_"
+OWN = "the project uses this name itself. Write two words, such as "
+VALUE = "is not a value of a choice. Write [one, two]"
+
+# Declarations that are refused, with what the message says.
+HOSTILE: dict[str, tuple[Any, str]] = {
+    # The answer itself
+    "misspelt": ("ledgr", "that is not a domain (did you mean 'ledger'?)"),
+    "file": ("rooms.yml", "`scaffold new … --domain rooms.yml` reads the file"),
+    "number": (7, "Write ledger (the sample), none, or a declaration"),
+    "list": (["Room"], "Write ledger (the sample), none, or a declaration"),
+    "nothing": ({}, "the declaration is empty. Write an entity, or take domain=none"),
+    # Names of entities
+    "no fields": ({"Room": None}, "Room: an entity is a name and, below it, a line for each field"),
+    "text for fields": ({"Room": "int"}, "Room: an entity is a name and, below it, a line for each field"),
+    "number as entity": ({1: {"n": "int"}}, "YAML reads the name of an entity as 1. Write another"),
+    "true as entity": ({True: {"n": "int"}}, "YAML reads the name of an entity as true. Write another"),
+    "empty entity": ({"": {"n": "int"}}, 'YAML reads the name of an entity as "". Write another'),
+    "small entity": ({"room": {"n": "int"}}, f"room: the name of an entity is one word that {NAME}. Write Room"),
+    "two words": ({"Room one": {"n": "int"}}, f"{NAME}. Write RoomOne"),
+    "line break": ({"Room\n": {"n": "int"}}, f"{NAME}. Write Room"),
+    "unicode entity": ({"Räum": {"n": "int"}}, f"Räum: the name of an entity is one word that {NAME}"),
+    "digit first": ({"9Room": {"n": "int"}}, NAME),
+    "reserved entity": ({"Order": {"n": "int"}}, "'order' is a reserved word. Write two words, such as PurchaseOrder"),
+    "keyword entity": ({"Class": {"n": "int"}}, "'class' is a reserved word. Write two words, such as ClassRecord"),
+    "entity of ours": ({"Record": {"n": "int"}}, OWN),
+    "imported": ({"DateTime": {"n": "int"}}, OWN + "DateTimeRecord"),
+    "imported by seeds": ({"Callable": {"n": "int"}}, OWN),
+    "our table": ({"BulkLoadChunk": {"n": "int"}}, OWN),
+    "of the catalogue": ({"PgThing": {"n": "int"}}, OWN),
+    "a key's index": ({"PkRoom": {"n": "int"}}, OWN),
+    "a sequence": ({"Room": {"n": "int"}, "RoomIdSeq": {"n": "int"}}, OWN),
+    "one table": (
+        {"APIKey": {"n": "int"}, "ApiKey": {"n": "int"}},
+        "ApiKey: its table would be 'api_key', like that of APIKey",
+    ),
+    "long entity": ({"R" * 50: {"n": "int"}}, "and PostgreSQL keeps 63. Shorten the entity or the field"),
+    # Names of fields
+    "capital field": (room(unitPrice="int"), "Room.unitPrice: PostgreSQL folds names to lower case. Write unit_price"),
+    "blank": (room(**{"unit price": "int"}), FIELD),
+    "underscore first": (room(_x="int"), FIELD),
+    "unicode field": (room(é="int"), FIELD),
+    "field with a line break": (room(**{"n\n": "int"}), FIELD),
+    "true as field": ({"Room": {True: "bool"}}, "Room.True: YAML reads this name as true. Write another"),
+    "long field": (room(**{"x" * 57: "int"}), "would have 65 characters, and PostgreSQL keeps 63"),
+    "reserved field": (room(order="int"), "'order' is a reserved word of SQL. Write two words, such as room_order"),
+    "keyword": (room(match="int"), TAKEN + "match"),
+    "key": (room(id="int"), TAKEN + "id"),
+    "SQLAlchemy's": (room(metadata="json"), TAKEN + "metadata"),
+    "imported function": (room(relationship="str"), TAKEN + "relationship"),
+    "parameter": (room(session="int"), TAKEN + "session"),
+    "system column": (room(xmin="int"), TAKEN + "xmin"),
+    # Types
+    "misspelt type": (room(n="dattime"), f"there is no type 'dattime' (did you mean 'datetime'?). {TYPES}"),
+    "foreign type": (room(n="varchar(10)"), f"there is no type 'varchar' (did you mean 'str'?). {TYPES}"),
+    "size of nothing": (room(n="str(0)"), "Room.n: 'str(0)' is not a type. Write str or str(100)"),
+    "two sizes": (room(n="str(10, 2)"), "Write str or str(100)"),
+    "no sizes": (room(n="decimal"), "Write decimal(10, 2), with the digits in all and those after the point"),
+    "too many places": (room(n="decimal(2, 5)"), "has more digits after the point than in all"),
+    "size of an int": (room(n="int(4)"), "Room.n: 'int(4)' is not a type. Write int"),
+    "question marks": (room(n="???"), "'???' is not a type. Write for example str(100)"),
+    "empty": (room(n=""), "'' is not a type. Write for example str(100)"),
+    "Jinja": (room(n="{{ 7*7 }}"), "'{{ 7*7 }}' is not a type"),
+    "a number": (room(n=5), "Room.n: '5' is not a type"),
+    "no type": (room(n=None), "Room.n: 'null' is not a type"),
+    "nested": (room(n={"a": "b"}), 'Room.n: \'{"a": "b"}\' is not a type'),
+    "long type": (room(n="x y" * 2000), "… is not a type".replace("… ", "…' ")),
+    # Words and defaults
+    "misspelt word": (room(n="int uniqe"), "'uniqe' cannot stand here (did you mean 'unique'?). What can: unique, index"),
+    "index of json": (room(n="json index"), "Room.n: 'index' cannot stand here. Leave it out"),
+    "deferrable type": (room(n="int deferrable"), "'deferrable' cannot stand here"),
+    "not null": (room(n="int NOT NULL"), "'NOT' cannot stand here"),
+    "default": (room(n="int = x"), "Room.n: 'x' is not a default of int. Write 0"),
+    "large default": (room(n="int = 99999999999999999999"), "is not a default of int"),
+    "optional default": (room(n="int? = 5"), "a field with a default is never empty. Leave ? or the default out"),
+    "no default": (room(n="json = {}"), "json takes no default. Leave = {} out"),
+    "yes": (room(n="bool = yes"), "'yes' is not a default of bool. Write true or false"),
+    "long default": (room(n="str(5) = toolong"), "'toolong' has more than 5 characters. Write a shorter default"),
+    "too long default": (room(n="text = " + "x" * 300), "does not fit into one line of code"),
+    "bell": (room(n="str = a\x07b"), "the default has a character that cannot be printed. Leave it out"),
+    "digits before": (room(n="decimal(4, 2) = 123.45"), "'123.45' does not fit into decimal(4, 2). Write fewer digits"),
+    "digits after": (room(n="decimal(4, 2) = 1.234"), "'1.234' does not fit into decimal(4, 2)"),
+    # Choices and ranges
+    "unknown choice": (room(s="[held, paid] = hold"), "'hold' is not one of the values (did you mean 'held'?)"),
+    "twice": (room(s="[a, A]"), "two values of the choice are the same word. Leave one out"),
+    "no choice": (room(s="[]"), VALUE),
+    "dunder": (room(s="[__init__]"), VALUE),
+    "quote": (room(s="[a'b]"), VALUE),
+    "long choice": (room(s=f"[{'x' * 41}]"), VALUE),
+    "open": (room(s="[a"), "'[a' cannot be read. Write [one, two] = one"),
+    "two types": (room(p="from date to datetime"), "a range lies between two values of one type. Write from date to date"),
+    "range of bool": (room(p="from bool to bool"), "there is no range of bool. Types: int, decimal, float"),
+    "half a range": (room(p="from date"), "cannot be read. Write from date to date"),
+    # References and links
+    "unknown target": (hotel(h="-> Hotl"), "there is no entity 'Hotl' (did you mean 'Hotel'?). Entities: Hotel, Room"),
+    "arrow": (hotel(h="->"), "'->' cannot be read. Write -> Entity, or -> Entity?"),
+    "wrong way": (hotel(h="<- Hotel"), "cannot be read. Write -> Entity"),
+    "unknown link": (hotel(h="<-> Hotl"), "there is no entity 'Hotl' (did you mean 'Hotel'?)"),
+    "circle": (
+        {"Room": {"h": "-> Hotel"}, "Hotel": {"r": "-> Room"}},
+        "the references Room.h, Hotel.r form a circle, in which no record could be the first. Make one of them "
+        "optional: -> Hotel?",
+    ),
+    "circle of one": (room(r="-> Room"), "Make one of them optional: -> Room?"),
+    "link to itself": (room(r="<-> Room"), "a link of an entity to itself has two ends. Declare an entity"),
+    # Names that meet
+    "plural": ({"A": {"bs": "int"}, "B": {"a": "-> A"}}, "A: it would have 'bs' twice"),
+    "keyword back": ({"Node": {"n": "int"}, "A": {"x": "-> Node"}}, "Node would have 'as' for the way back"),
+    "version back": (
+        {"Room": {"n": "int"}, "Version": {"r": "-> Room unique"}},
+        "Version.r: Room would have 'version' for the way back, which is taken. Name Version otherwise",
+    ),
+    "key of a reference": (hotel(hotel="-> Hotel", hotel_id="int"), "it would have 'hotel_id' twice"),
+    "end of a range": (room(p="from int to int", p_to="int"), "Room: it would have 'p_to' twice"),
+    "class of a choice": ({"Room": {"kind": "[a]"}, "RoomKind": {"n": "int"}}, "would be the same class"),
+    "imported choice": ({"Date": {"time": "[a]"}}, "its class would be 'DateTime', a name of the project"),
+    "table of a link": (
+        {"Tag": {"n": "int"}, "Room": {"tags": "<-> Tag"}, "RoomTags": {"n": "int"}},
+        "room_tags: two tables would have this name",
+    ),
+    "function of a link": ({"Room": {"n": "int"}, "Remove": {"rooms": "<-> Room"}}, "a name of the services"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_declaration_is_refused_with_the_way_out(case: str) -> None:
+    answer, message = HOSTILE[case]
+    with pytest.raises(BadInput, match=re.escape(message)) as caught:
+        QUESTIONNAIRE.resolve({"project_name": "shop", "backend": GLOBAL, "domain": answer})
+    assert caught.value.question == "domain"
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["int unique", "str(10)? unique", "-> Room? unique"])
+def test_a_second_unique_is_refused_where_nodes_take_the_same_value(text: str) -> None:
+    with pytest.raises(BadInput, match=r"^Room\.n: UNIQUE holds on one node only.*Write index for unique"):
+        QUESTIONNAIRE.resolve({"project_name": "shop", "backend": MESH, "domain": room(n=text)})
+
+
+def test_a_deferrable_reference_is_refused_where_references_are_checked_at_once() -> None:
+    with pytest.raises(BadInput, match=r"^Room\.n: .* checks a reference at once. Leave deferrable out"):
+        QUESTIONNAIRE.resolve({"project_name": "shop", "backend": IMMEDIATE, "domain": room(n="-> Room? deferrable")})
+
+
+# Files
+
+BAD_FILES: dict[str, tuple[bytes, str]] = {
+    "misspelt": (b"Room:\n  # comment\n\n  number: itn\n", "line 4: Room.number: there is no type 'itn' (did you mean 'int'?)"),
+    "comment": (b"# one\n# two\nroom:\n  n: int\n", "line 3: room: the name of an entity"),
+    "twice": (b"Room:\n  n: int\n  n: str\n", "line 3: n is in line 2 already. Leave one out."),
+    "entity twice": (b"Room:\n  n: int\nRoom:\n  m: int\n", "line 3: Room is in line 1 already"),
+    "tab": (b"Room:\n\tn: int\n", "line 2: this is not YAML"),
+    "list": (b"- Room\n", "line 1: entities are lines with a name and a colon"),
+    "fields": (b"Room:\n  - n\n", "line 2: the fields of Room are lines with a name and a colon"),
+    "nested": (b"Room:\n  n:\n    a: b\n", "line 3: this is not a type"),
+    "bracket": (b"Room:\n  [a, b]: int\n", "line 2: a name is one word"),
+    "recursive": (b"Room: &room\n  n: *room\n", "this is not a type"),
+    "two documents": (b"Room:\n  n: int\n---\nHall:\n  n: int\n", "this is not YAML"),
+    "not UTF-8": (b"Room:\n  n: str = \xff\n", "is not UTF-8. Save it as UTF-8."),
+    "control": (b"Room:\n  n: str = a\x00b\n", "this is not YAML"),
+    "empty": (b"", "line 1: the declaration is empty. Write an entity, or take domain=none"),
+    "deep": (b"Room:\n  n: " + b"[" * 5000 + b"\n", "this is not YAML"),
+    "huge": (b"Room:\n" + b"  # comment\n" * 100_000, "has more than 1 MB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
+    content, message = BAD_FILES[case]
+    file = tmp_path / "rooms.yml"
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        declared = domain.read(file)
+        try:
+            QUESTIONNAIRE.resolve({"project_name": "shop", "domain": declared.entities})
+        except BadInput as error:
+            raise BadInput(declared.explain(str(error))) from error
+
+
+def test_odd_yaml_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "rooms.yml"
+    plain = "Room:\n  on: bool\n  no: int\n  state: [on, off] = on\nTag:\n  rooms: <-> Room\n"
+    odd = (
+        "\ufeff# head\r\nRoom: !!map\r\n  'on': &kind bool   # true\r\n  no: \"int\"\r\n  state: [on, off] = on  # [x]\r\n"
+        "Tag: {rooms: '<-> Room'}\r\n"
+    )
+    found = []
+    for text in (plain, odd):
+        file.write_bytes(text.encode())
+        found.append(domain.read(file).entities)
+    assert found[0] == found[1] == yaml.safe_load(
+        "Room: {'on': bool, 'no': int, state: '[on, off] = on'}\nTag: {rooms: <-> Room}"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.yml", ".", "x" * 5000])
+def test_a_domain_that_is_no_file_is_refused(scaffold: Scaffold, name: str) -> None:
+    result = scaffold("new", "shop", "--defaults", "--no-git", "--no-lock", "--domain", name)
+    assert result.returncode == REFUSED, result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (scaffold.place / "shop").exists()
+
+
+def test_the_command_line_refuses_with_line_and_code_and_writes_nothing(scaffold: Scaffold) -> None:
+    file = scaffold.place / "rooms.yml"
+    file.write_text("Hotel:\n  name: str\nRoom:\n  hotel: -> Hotl\n")
+    result = scaffold("new", "shop", "--defaults", "--no-git", "--no-lock", "--domain", "rooms.yml")
+    assert result.returncode == REFUSED
+    shown = " ".join(result.stderr.split())
+    assert "rooms.yml, line 4: Room.hotel: there is no entity 'Hotl' (did you mean 'Hotel'?)" in shown
+    assert [path.name for path in scaffold.place.iterdir()] == ["rooms.yml"]
