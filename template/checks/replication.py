@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from ....db import RetryPolicy
 from ...cluster import Cluster
@@ -42,7 +42,7 @@ class RowsReachEveryNode(Check):
                     waiting = ends.keys() - lost
                     while waiting and time.monotonic() < committed + self.LAG_TIMEOUT:
                         for link in sorted(waiting):
-                            if ends[link].scalar(select(Entry.id).where(Entry.id == key)) is not None:
+                            if ends[link].scalar(_HAS_ENTRY, {"key": key}) is not None:
                                 lags[link].append(time.monotonic() - committed)
                                 waiting.discard(link)
                         time.sleep(0.0005)
@@ -61,6 +61,9 @@ class RowsReachEveryNode(Check):
             return failed(f"{found}; the limit is {self.LAG_LIMIT:.0f} s", evidence)
         lag = milliseconds([lag for values in lags.values() for lag in values])
         return passed(f"{len(lags)} directions, lag p50 {lag['p50']:.1f} ms, max {lag['max']:.1f} ms", evidence)
+
+
+_HAS_ENTRY = select(Entry.id).where(Entry.id == bindparam("key"))
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:

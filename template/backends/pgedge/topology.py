@@ -349,7 +349,9 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 def has_spock(connection: Connection) -> bool:
     """Return whether Spock replicates this node."""
-    return connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
+    if "has_spock" not in connection.info:
+        connection.info["has_spock"] = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
+    return connection.info["has_spock"] is True
 
 
 def mark_as_local(connection: Connection) -> None:
