@@ -21,7 +21,7 @@ def read_settings(connections: Mapping[str, Connection]) -> dict[str, dict[str, 
 def compare_clocks(connections: Mapping[str, Connection]) -> tuple[dict[str, float], list[str]]:
     """Return the seconds by which each clock is ahead of this machine's, and a line for each that is not as most are.
 
-    Of two clocks that differ, the one that is nearer to that of this machine counts as right.
+    The clock nearer to that of this machine counts as right where there are only two.
     """
     skews = {node: _skew(connection) for node, connection in connections.items()}
     ordered = sorted(skews.values())
@@ -38,7 +38,7 @@ def compare_clocks(connections: Mapping[str, Connection]) -> tuple[dict[str, flo
 def _skew(connection: Connection) -> float:
     """Return the seconds by which a server's clock is ahead, from the quickest of a few answers.
 
-    What an answer takes on a busy machine could be all on the way back, and look like a difference.
+    A slow answer of a busy machine would look like a difference between the clocks.
     """
     answers: list[tuple[float, float]] = []
     while len(answers) < ANSWERS and not (answers and min(answers)[0] < MAX_CLOCK_SKEW / 10):
