@@ -126,7 +126,8 @@ class Topology(BaseTopology):
         advice, is_lost, state = "", False, str(link.state)
         spock = has_spock(self.connections[receiver])
         # An apply worker that fails and restarts looks well in between; its slot does not.
-        there = self.connections[origin].execute(text(_SLOT), {"slot": link.slot, "link": link.name}).one_or_none()
+        values = {"slot": link.slot, "link": link.name, "asked": link.asked}
+        there = self.connections[origin].execute(text(_SLOT), values).one_or_none()
         if state == "disabled":
             is_lost = True
             enable = f"SELECT spock.sub_enable('{link.name}')" if spock else f"ALTER SUBSCRIPTION {link.name} ENABLE"
@@ -348,7 +349,9 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 def has_spock(connection: Connection) -> bool:
     """Return whether Spock replicates this node."""
-    return connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
+    if "has_spock" not in connection.info:
+        connection.info["has_spock"] = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
+    return connection.info["has_spock"] is True
 
 
 def mark_as_local(connection: Connection) -> None:
@@ -417,7 +420,8 @@ _DELETE_ROWS = (
 )
 
 _SPOCK_LINKS = """
-    SELECT provider_node AS origin, slot_name AS slot, status AS state, subscription_name AS name, 0 AS patience
+    SELECT provider_node AS origin, slot_name AS slot, status AS state, subscription_name AS name, 0 AS patience,
+           now() AS asked
     FROM spock.sub_show_status()
 """
 
@@ -427,7 +431,8 @@ _NATIVE_LINKS = """
            (SELECT max(pid) FROM pg_stat_subscription AS w WHERE w.subid = s.oid AND w.relid IS NULL) AS pid,
            -- Twice the interval of its reports, and time for a busy machine; 0: it reports nothing.
            (SELECT 2 * setting::int + CASE setting WHEN '0' THEN 0 ELSE 2 END FROM pg_settings
-            WHERE name = 'wal_receiver_status_interval') AS patience
+            WHERE name = 'wal_receiver_status_interval') AS patience,
+           now() AS asked
     FROM pg_subscription AS s
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -444,10 +449,11 @@ _BLOCKERS = """
     ORDER BY subname, waits DESC
 """
 
-# The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
+# The reply comes at each wal_receiver_status_interval, and when the sender asks for one; its time is by the receiver's
+# clock.
 _SLOT = """
-    SELECT active, (SELECT max(extract(epoch FROM now() - reply_time))::float8 FROM pg_stat_replication
-                    WHERE application_name = :link) AS silence,
+    SELECT active, (SELECT extract(epoch FROM CAST(:asked AS timestamptz) - min(reply_time))::float8
+                    FROM pg_stat_replication WHERE application_name = :link) AS silence,
            (SELECT extract(epoch FROM replay_lag)::float8 FROM pg_stat_replication WHERE pid = active_pid) AS lag
     FROM pg_replication_slots WHERE slot_name = :slot
 """
