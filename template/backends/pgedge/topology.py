@@ -154,12 +154,12 @@ class Topology(BaseTopology):
         next_check = time.monotonic() + 0.3
         errors = self.apply_errors()
         positions = {node: _position(connection) for node, connection in self.connections.items()}
-        late = set(permutations(self.connections, 2))
-        while late := {pair for pair in late if not self._has_applied(*pair, positions[pair[0]])}:
+        late = {node: [other for other in positions if other != node] for node in positions}
+        while late := {node: them for node, all_ in late.items() if (them := self._late(node, positions[node], all_))}:
             now = time.monotonic()
             if now > next_check:
                 next_check = now + 0.2
-                links = [link for link in self.links() if (link.origin, link.receiver) in late]
+                links = [link for link in self.links() if link.receiver in late.get(link.origin, ())]
                 if lost := [link for link in links if link.is_lost or now > deadline]:
                     raise TopologyError("not replicated: " + ", ".join(link.explanation for link in lost))
                 # One error may be a peer that restarts; a second one is the same change failing again.
@@ -303,11 +303,17 @@ class Topology(BaseTopology):
         name = connection.scalar(text("SELECT node_name FROM spock.node_info()")) if has_spock(connection) else None
         return str(name or node)
 
-    def _has_applied(self, origin: str, receiver: str, position: str) -> bool:
-        if not has_spock(self.connections[receiver]):
-            # The local cluster names a subscription RECEIVER_from_ORIGIN.
-            values = {"link": f"{receiver}_from_{origin}", "position": position}
-            return bool(self.connections[origin].scalar(text(_NATIVE_HAS_APPLIED), values))
+    def _late(self, origin: str, position: str, receivers: Sequence[str]) -> list[str]:
+        """Return the receivers that have not applied what a node wrote up to a position."""
+        native = [receiver for receiver in receivers if not has_spock(self.connections[receiver])]
+        query = text(_NATIVE_HAVE_APPLIED)
+        applied = self.connections[origin].scalars(query, {"position": position}).all() if native else ()
+        # The local cluster names a subscription RECEIVER_from_ORIGIN.
+        late = [receiver for receiver in native if f"{receiver}_from_{origin}" not in applied]
+        others = [receiver for receiver in receivers if receiver not in native]
+        return [*late, *(receiver for receiver in others if not self._spock_has_applied(origin, receiver, position))]
+
+    def _spock_has_applied(self, origin: str, receiver: str, position: str) -> bool:
         values = {"origin": self._name_in_mesh(origin), "position": position}
         with suppress(DBAPIError):
             # A procedure that commits while it waits, for up to a second, so it runs only outside a transaction block.
@@ -348,7 +354,12 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 def has_spock(connection: Connection) -> bool:
     """Return whether Spock replicates this node."""
-    return connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
+    # Asked once for each session: every statement that waits for the links would ask again.
+    found = connection.info.get("has_spock")
+    if found is None:
+        found = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
+        connection.info["has_spock"] = found
+    return bool(found)
 
 
 def mark_as_local(connection: Connection) -> None:
@@ -491,10 +502,7 @@ _REFRESH_LINKS = """
 
 _SPOCK_HAS_APPLIED = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:position AS pg_lsn), 1)"
 
-_NATIVE_HAS_APPLIED = """
-    SELECT count(*) FROM pg_stat_replication
-    WHERE application_name = :link AND replay_lsn >= CAST(:position AS pg_lsn)
-"""
+_NATIVE_HAVE_APPLIED = "SELECT application_name FROM pg_stat_replication WHERE replay_lsn >= CAST(:position AS pg_lsn)"
 
 _UNREPLICABLE = """
     SELECT relnamespace::regnamespace::text, relname,

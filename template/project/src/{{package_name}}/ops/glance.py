@@ -7,6 +7,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL
 
 from ..db import keys
+from .base import MigrationError
 from .connections import connect
 from .migrate import differences, read_schema, resolve, scratch_schemas, version_of
 from .privileges import protect_version_table
@@ -16,7 +17,7 @@ from .topology import Topology
 def version_if_reached(
     admin_urls: Mapping[str, URL], *, owner_urls: Mapping[str, URL], scripts: ScriptDirectory, target: str
 ) -> str | None:
-    """Return the newest revision if it is the target and every node is at it, with the same schema; otherwise None.
+    """Return the target's revision if every node is at it, with the same schema; otherwise None.
 
     Each writer's sequences and version table are set as after a migration.
 
@@ -29,16 +30,19 @@ def version_if_reached(
     Raises:
         Unreachable: a node cannot be reached.
     """
-    if target not in ("head", "heads") or (target == "head" and len(scripts.get_heads()) > 1):
+    if target.startswith(("+", "-")):
         return None
-    newest = resolve(scripts, target)
+    try:
+        wanted = resolve(scripts, target)
+    except MigrationError:
+        return None
 
     def look(node: str) -> dict[str, str] | None:
         with (
             connect(owner_urls[node], node=node, statement_timeout=60) as connection,
             connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link,
         ):
-            if version_of(connection) != newest:
+            if version_of(connection) != wanted:
                 return None
             topology = Topology({node: link})
             topology.check_peers(len(owner_urls))
@@ -52,4 +56,4 @@ def version_if_reached(
     with ThreadPoolExecutor(len(owner_urls)) as threads:
         found = dict(zip(owner_urls, threads.map(look, owner_urls), strict=True))
     schemas = {node: schema for node, schema in found.items() if schema is not None}
-    return newest if len(schemas) == len(found) and not differences(schemas) else None
+    return wanted if len(schemas) == len(found) and not differences(schemas) else None
