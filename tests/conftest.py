@@ -60,6 +60,7 @@ EDGES = {
                 "description": "word " * 60,
                 "author_name": "x" * 200,
                 "asyncio": True,
+                "keys": "uuid",
             },
         ),
     )
@@ -150,9 +151,10 @@ def runs(
     needed: dict[str, set[str]] = {}
     modules: dict[str, list[str]] = {}
     apart: dict[str, bool] = {}
-    for name in EVERY:
+    # What differs in its names only runs with the longest ones.
+    for name in sorted(EVERY, key=lambda name: -len(names_of(name)[0])):
         apart[name] = not environment.is_satisfied(environment.requirements(renders / name))
-        reach = Reach(files(renders / name), apart=apart[name])
+        reach = Reach(files(renders / name), apart=apart[name], names=names_of(name))
         keys = {module: reach.of(module) for module in reach.test_modules}
         modules[name] = [module for module, key in keys.items() if first.setdefault(key, name) == name]
         needed[name] = {first[key] for key in keys.values()}
@@ -261,6 +263,12 @@ def files(project: Path) -> dict[str, bytes]:
         for path in sorted(project.rglob("*"))
         if path.is_file() and not left_behind & set(path.parts)
     }
+
+
+def names_of(variant: str) -> tuple[str, str]:
+    """Return the names of the package and the project of a variant."""
+    answers = QUESTIONNAIRE.resolve(EVERY[variant].answers)
+    return answers["package_name"], answers["project_name"]
 
 
 def names(folder: Path) -> list[str]:

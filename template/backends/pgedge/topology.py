@@ -150,14 +150,16 @@ class Topology(BaseTopology):
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
-        deadline = time.monotonic() + timeout
-        next_check = time.monotonic() + 0.3
-        errors = self.apply_errors()
+        started = time.monotonic()
+        deadline, next_check = started + timeout, started + 0.3
+        errors: dict[str, int] | None = None
         positions = {node: _position(connection) for node, connection in self.connections.items()}
         late = {node: [other for other in positions if other != node] for node in positions}
         while late := {node: them for node, all_ in late.items() if (them := self._late(node, positions[node], all_))}:
             now = time.monotonic()
-            if now > next_check:
+            if errors is None and now > started + 0.05:
+                errors = self.apply_errors()
+            if errors is not None and now > next_check:
                 next_check = now + 0.2
                 links = [link for link in self.links() if link.receiver in late.get(link.origin, ())]
                 if lost := [link for link in links if link.is_lost or now > deadline]:
