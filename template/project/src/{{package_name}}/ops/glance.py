@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
@@ -38,12 +39,11 @@ def version_if_reached(
         return None
 
     def look(node: str) -> dict[str, str] | None:
-        with (
-            connect(owner_urls[node], node=node, statement_timeout=60) as connection,
-            connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link,
-        ):
+        with ExitStack() as stack:
+            connection = stack.enter_context(connect(owner_urls[node], node=node, statement_timeout=60))
             if version_of(connection) != wanted:
                 return None
+            link = stack.enter_context(connect(admin_urls[node], node=node, statement_timeout=60, pinned=True))
             topology = Topology({node: link})
             topology.check_peers(len(owner_urls))
             if topology.writers():
