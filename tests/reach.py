@@ -65,7 +65,8 @@ class Reach:
             for name, data in every.items()
             if name not in DESCRIPTIVE_FILES and _dotted(name) not in self._modules
         }
-        self._everywhere = repr((apart, kept, declared, others))
+        self._files = {"pyproject.toml": repr((apart, kept, declared)).encode(), **others}
+        self._everywhere = repr(sorted(self._files.items()))
 
     @property
     def test_modules(self) -> list[str]:
@@ -89,6 +90,11 @@ class Reach:
             seen[name] = self._modules[name]
             waiting += self._mentioned[name]
         return hashlib.sha256(repr((self._everywhere, sorted(seen.items()))).encode()).hexdigest()
+
+    def unlike(self, other: "Reach") -> list[str]:
+        """Return the modules and other files that differ, or that only one of the two projects has."""
+        pairs = (self._modules, other._modules), (self._files, other._files)
+        return sorted(name for mine, theirs in pairs for name, _ in set(mine.items()) ^ set(theirs.items()))
 
     @cached_property
     def _mentioned(self) -> Mapping[str, Set[str]]:
