@@ -307,13 +307,13 @@ class Topology(BaseTopology):
 
     def _late(self, origin: str, position: str, receivers: Sequence[str]) -> list[str]:
         """Return the receivers that have not applied what a node wrote up to a position."""
-        native = [receiver for receiver in receivers if not has_spock(self.connections[receiver])]
-        query = text(_NATIVE_HAVE_APPLIED)
-        applied = self.connections[origin].scalars(query, {"position": position}).all() if native else ()
-        # The local cluster names a subscription RECEIVER_from_ORIGIN.
-        late = [receiver for receiver in native if f"{receiver}_from_{origin}" not in applied]
-        others = [receiver for receiver in receivers if receiver not in native]
-        return [*late, *(receiver for receiver in others if not self._spock_has_applied(origin, receiver, position))]
+        spock = [receiver for receiver in receivers if has_spock(self.connections[receiver])]
+        late = [receiver for receiver in spock if not self._spock_has_applied(origin, receiver, position)]
+        if native := set(receivers) - set(spock):
+            applied = self.connections[origin].scalars(text(_NATIVE_HAVE_APPLIED), {"position": position}).all()
+            # The local cluster names a subscription RECEIVER_from_ORIGIN.
+            late += [receiver for receiver in native if f"{receiver}_from_{origin}" not in applied]
+        return late
 
     def _spock_has_applied(self, origin: str, receiver: str, position: str) -> bool:
         values = {"origin": self._name_in_mesh(origin), "position": position}
@@ -357,11 +357,10 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 def has_spock(connection: Connection) -> bool:
     """Return whether Spock replicates this node."""
     # Asked once for each session: every statement that waits for the links would ask again.
-    found = connection.info.get("has_spock")
-    if found is None:
-        found = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
-        connection.info["has_spock"] = found
-    return bool(found)
+    if "has_spock" not in connection.info:
+        found = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
+        connection.info["has_spock"] = found is True
+    return bool(connection.info["has_spock"])
 
 
 def mark_as_local(connection: Connection) -> None:

@@ -8,7 +8,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL
 
 from ..db import keys
-from .base import MigrationError
 from .connections import connect
 from .migrate import differences, read_schema, resolve, scratch_schemas, version_of
 from .privileges import protect_version_table
@@ -29,14 +28,12 @@ def version_if_reached(
         target: the target of `migrate`.
 
     Raises:
+        MigrationError: there is no such target.
         Unreachable: a node cannot be reached.
     """
     if target.startswith(("+", "-")):
         return None
-    try:
-        wanted = resolve(scripts, target)
-    except MigrationError:
-        return None
+    wanted = resolve(scripts, target)
 
     def look(node: str) -> dict[str, str] | None:
         with ExitStack() as stack:
