@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, ROOT, digest, files
+from conftest import BACKEND, DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, ROOT, digest, files, names_of
 from reach import Reach
 from scaffold import matrix
 from scaffold.render import render
@@ -535,6 +535,15 @@ def test_a_project_passes_its_own_tests(name: str, runs: Runs) -> None:
         assert outcome.status != "FAIL", outcome.log.read_text(errors="replace")[-6000:]
     if skipped := [outcome.summary for outcome in outcomes if outcome.status == "SKIP"]:
         pytest.skip(skipped[0])
+
+
+def test_a_project_with_other_names_shares_the_run_of_the_longest(rendered: Rendered, runs: Runs) -> None:
+    short = f"{BACKEND}-uuid-asyncio"
+    found = [Reach(files(rendered(name)), names=names_of(name)) for name in ("long-names", short)]
+    longest, shortest = ({module: reach.of(module) for module in reach.test_modules} for reach in found)
+    assert longest == shortest
+    assert runs[short] == runs["long-names"]
+    assert [run.result().variant for run in runs[short]] == ["long-names"]
 
 
 def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp_path: Path) -> None:

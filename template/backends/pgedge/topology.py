@@ -151,16 +151,18 @@ class Topology(BaseTopology):
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
-        deadline = time.monotonic() + timeout
-        next_check = time.monotonic() + 0.3
-        errors = self.apply_errors()
+        started = time.monotonic()
+        deadline, next_check = started + timeout, started + 0.3
+        errors: dict[str, int] | None = None
         positions = {node: _position(connection) for node, connection in self.connections.items()}
-        late = set(permutations(self.connections, 2))
-        while late := {pair for pair in late if not self._has_applied(*pair, positions[pair[0]])}:
+        late = {node: [other for other in positions if other != node] for node in positions}
+        while late := {node: them for node, all_ in late.items() if (them := self._late(node, positions[node], all_))}:
             now = time.monotonic()
-            if now > next_check:
+            if errors is None and now > started + 0.05:
+                errors = self.apply_errors()
+            if errors is not None and now > next_check:
                 next_check = now + 0.2
-                links = [link for link in self.links() if (link.origin, link.receiver) in late]
+                links = [link for link in self.links() if link.receiver in late.get(link.origin, ())]
                 if lost := [link for link in links if link.is_lost or now > deadline]:
                     raise TopologyError("not replicated: " + ", ".join(link.explanation for link in lost))
                 # One error may be a peer that restarts; a second one is the same change failing again.
@@ -304,11 +306,17 @@ class Topology(BaseTopology):
         name = connection.scalar(text("SELECT node_name FROM spock.node_info()")) if has_spock(connection) else None
         return str(name or node)
 
-    def _has_applied(self, origin: str, receiver: str, position: str) -> bool:
-        if not has_spock(self.connections[receiver]):
+    def _late(self, origin: str, position: str, receivers: Sequence[str]) -> list[str]:
+        """Return the receivers that have not applied what a node wrote up to a position."""
+        spock = [receiver for receiver in receivers if has_spock(self.connections[receiver])]
+        late = [receiver for receiver in spock if not self._spock_has_applied(origin, receiver, position)]
+        if native := set(receivers) - set(spock):
+            applied = self.connections[origin].scalars(text(_NATIVE_HAVE_APPLIED), {"position": position}).all()
             # The local cluster names a subscription RECEIVER_from_ORIGIN.
-            values = {"link": f"{receiver}_from_{origin}", "position": position}
-            return bool(self.connections[origin].scalar(text(_NATIVE_HAS_APPLIED), values))
+            late += [receiver for receiver in native if f"{receiver}_from_{origin}" not in applied]
+        return late
+
+    def _spock_has_applied(self, origin: str, receiver: str, position: str) -> bool:
         values = {"origin": self._name_in_mesh(origin), "position": position}
         with suppress(DBAPIError):
             # A procedure that commits while it waits, for up to a second, so it runs only outside a transaction block.
@@ -349,9 +357,11 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 def has_spock(connection: Connection) -> bool:
     """Return whether Spock replicates this node."""
+    # Asked once for each session: every statement that waits for the links would ask again.
     if "has_spock" not in connection.info:
-        connection.info["has_spock"] = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
-    return connection.info["has_spock"] is True
+        found = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
+        connection.info["has_spock"] = found is True
+    return bool(connection.info["has_spock"])
 
 
 def mark_as_local(connection: Connection) -> None:
@@ -497,10 +507,7 @@ _REFRESH_LINKS = """
 
 _SPOCK_HAS_APPLIED = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:position AS pg_lsn), 1)"
 
-_NATIVE_HAS_APPLIED = """
-    SELECT count(*) FROM pg_stat_replication
-    WHERE application_name = :link AND replay_lsn >= CAST(:position AS pg_lsn)
-"""
+_NATIVE_HAVE_APPLIED = "SELECT application_name FROM pg_stat_replication WHERE replay_lsn >= CAST(:position AS pg_lsn)"
 
 _UNREPLICABLE = """
     SELECT relnamespace::regnamespace::text, relname,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
@@ -16,7 +17,7 @@ from .topology import Topology
 def version_if_reached(
     admin_urls: Mapping[str, URL], *, owner_urls: Mapping[str, URL], scripts: ScriptDirectory, target: str
 ) -> str | None:
-    """Return the newest revision if it is the target and every node is at it, with the same schema; otherwise None.
+    """Return the target's revision if every node is at it, with the same schema; otherwise None.
 
     Each writer's sequences and version table are set as after a migration.
 
@@ -27,19 +28,19 @@ def version_if_reached(
         target: the target of `migrate`.
 
     Raises:
+        MigrationError: there is no such target.
         Unreachable: a node cannot be reached.
     """
-    if target not in ("head", "heads") or (target == "head" and len(scripts.get_heads()) > 1):
+    if target.startswith(("+", "-")):
         return None
-    newest = resolve(scripts, target)
+    wanted = resolve(scripts, target)
 
     def look(node: str) -> dict[str, str] | None:
-        with (
-            connect(owner_urls[node], node=node, statement_timeout=60) as connection,
-            connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link,
-        ):
-            if version_of(connection) != newest:
+        with ExitStack() as stack:
+            connection = stack.enter_context(connect(owner_urls[node], node=node, statement_timeout=60))
+            if version_of(connection) != wanted:
                 return None
+            link = stack.enter_context(connect(admin_urls[node], node=node, statement_timeout=60, pinned=True))
             topology = Topology({node: link})
             topology.check_peers(len(owner_urls))
             if topology.writers():
@@ -52,4 +53,4 @@ def version_if_reached(
     with ThreadPoolExecutor(len(owner_urls)) as threads:
         found = dict(zip(owner_urls, threads.map(look, owner_urls), strict=True))
     schemas = {node: schema for node, schema in found.items() if schema is not None}
-    return newest if len(schemas) == len(found) and not differences(schemas) else None
+    return wanted if len(schemas) == len(found) and not differences(schemas) else None

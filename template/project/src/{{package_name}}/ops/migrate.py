@@ -505,12 +505,12 @@ def guard(connection: Connection, topology: Topology, script: Script, *, back: b
     """
     changes = changes_of(script)
 
-    def catalogue() -> Catalogue:
+    def catalogue(*, rows: bool = False) -> Catalogue:
         if changes != "schema" or not topology.refused_effects:
             return Catalogue({}, {}, {}, {})
-        return read_catalogue(connection, without=topology.system_schemas, rows=True)
+        return read_catalogue(connection, without=topology.system_schemas, rows=rows)
 
-    before = catalogue()
+    before = catalogue(rows=True)
     connection.commit()
 
     @event.listens_for(connection, "before_cursor_execute")
