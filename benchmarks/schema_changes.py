@@ -238,11 +238,11 @@ class Place:
     def measure(self, number: int, change: Change) -> Cell | None:
         """Make a change under writers; return None if this backend has no way to make it."""
         steps = change.on_mesh if self.is_mesh and change.on_mesh is not None else change.steps
-        if self.is_mesh and change.on_mesh is not None:
+        self._prepare(number, change)
+        if steps is not change.steps:
             self._must_refuse(number, change)
         if not steps and not change.request:
             return None
-        self._prepare(number, change)
         if change.request:
             request = change.request.format(**_names(number))
             module = self.project.module("ops.expand_contract")
@@ -272,8 +272,7 @@ class Place:
         self._run()
 
     def _must_refuse(self, number: int, change: Change) -> None:
-        self._prepare(number, change)
-        path = self._write(number, *change.steps)
+        path = self._write(number, change.steps[0])
         try:
             self._run()
         except self.project.module("ops.base").MigrationError:
