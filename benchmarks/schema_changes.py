@@ -7,6 +7,7 @@ that goes; their statements do not name what changes.
 
 import argparse
 import logging
+import signal
 import statistics
 import sys
 import time
@@ -24,7 +25,7 @@ from benchmarks.ground import Ground, Project
 from benchmarks.schema_writers import WRITERS, Unit, write
 from benchmarks.tenants import admin_of, url_of
 
-ROWS, QUICK_ROWS = 200_000, 2_000
+ROWS, QUICK_ROWS = 100_000, 2_000
 """Number of rows of a table that changes."""
 
 BEFORE, AFTER = 1.0, 0.2
@@ -318,23 +319,22 @@ def _names(number: int) -> dict[str, str]:
 BACKENDS = ("pgedge", "aurora", "tenants", "multidb")
 """Backends with local servers of their own kind: CockroachDB's stand-in is a PostgreSQL server."""
 
-Cells: TypeAlias = Mapping[int, Cell | None]
+Cells: TypeAlias = dict[int, Cell | None]
 
 
-def measure_all(ground: Ground, backends: Sequence[str], numbers: Sequence[int]) -> Mapping[str, Cells]:
-    """Make the changes on the backends, one after the other."""
-    found = {}
+def measure_all(
+    ground: Ground, backends: Sequence[str], numbers: Sequence[int], found: dict[str, Cells]
+) -> None:
+    """Make the changes on the backends, one after the other, and put the results into `found`."""
     for backend in backends:
         project = ground.project(backend=backend, keys="uuid")
         place = Place(project, backend, rows=ground.effort(ROWS, QUICK_ROWS))
-        cells: dict[int, Cell | None] = {}
+        found[backend] = cells = {}
         for number in numbers:
             cells[number] = place.measure(number, CHANGES[number - 1])
             ground.console.log(f"{backend} {number} {CHANGES[number - 1].title}: {_told(cells[number])}")
         place.close()
-        found[backend] = cells
         project.cluster.destroy()
-    return found
 
 
 def _told(cell: Cell | None) -> str:
@@ -352,10 +352,16 @@ def show(found: Mapping[str, Cells], numbers: Sequence[int]) -> None:
     print("| | change |", " | ".join(found), "|")
     print("|---" * (2 + len(found)) + "|")
     for number in numbers:
-        cells = [found[backend][number] for backend in found]
         print(f"| {number} | {CHANGES[number - 1].title} |", end=" ")
-        print(" | ".join("refused" if cell is None else _ms(cell.stall) for cell in cells), "|")
+        print(" | ".join(_cell(cells, number) for cells in found.values()), "|")
     print("|  | without a change |", " | ".join(_middle(cells.values()) for cells in found.values()), "|")
+
+
+def _cell(cells: Cells, number: int) -> str:
+    if number not in cells:
+        return "—"
+    cell = cells[number]
+    return "refused" if cell is None else _ms(cell.stall)
 
 
 def _middle(cells: Iterable[Cell | None]) -> str:
@@ -372,9 +378,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     numbers = options.change or range(1, len(CHANGES) + 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    found: dict[str, Cells] = {}
     with Ground(quick=options.quick, debug=True, console=Console(stderr=True, log_path=False)) as ground:
-        found = measure_all(ground, options.backend or BACKENDS, numbers)
-    show(found, numbers)
+        try:
+            measure_all(ground, options.backend or BACKENDS, numbers, found)
+        finally:
+            # What an interrupted run has measured is worth its time.
+            show(found, numbers)
     print(f"\nmilliseconds; tables of {ground.effort(ROWS, QUICK_ROWS):,} rows, {WRITERS} writers")
     return 0
 
