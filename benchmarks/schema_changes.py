@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -25,7 +26,7 @@ from benchmarks.ground import Ground, Project
 from benchmarks.schema_writers import WRITERS, Unit, write
 from benchmarks.tenants import admin_of, url_of
 
-ROWS, QUICK_ROWS = 100_000, 2_000
+ROWS = 100_000
 """Number of rows of a table that changes."""
 
 BEFORE, AFTER = 1.0, 0.2
@@ -247,7 +248,9 @@ class Place:
         if change.request:
             request = change.request.format(**_names(number))
             module = self.project.module("ops.expand_contract")
-            module.write_steps(self.owner_urls, request, f"change {number}", project=self.project.path)
+            # Alembic reports to stdout, where only the table belongs.
+            with redirect_stdout(sys.stderr):
+                module.write_steps(self.owner_urls, request, f"change {number}", project=self.project.path)
         for step in steps:
             self._write(number, step)
         self._pipe.send(change.writes.format(**_names(number)))
@@ -323,12 +326,12 @@ Cells: TypeAlias = dict[int, Cell | None]
 
 
 def measure_all(
-    ground: Ground, backends: Sequence[str], numbers: Sequence[int], found: dict[str, Cells]
+    ground: Ground, backends: Sequence[str], numbers: Sequence[int], rows: int, found: dict[str, Cells]
 ) -> None:
     """Make the changes on the backends, one after the other, and put the results into `found`."""
     for backend in backends:
         project = ground.project(backend=backend, keys="uuid")
-        place = Place(project, backend, rows=ground.effort(ROWS, QUICK_ROWS))
+        place = Place(project, backend, rows=rows)
         found[backend] = cells = {}
         for number in numbers:
             cells[number] = place.measure(number, CHANGES[number - 1])
@@ -374,19 +377,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schema_changes", description=__doc__)
     parser.add_argument("--backend", choices=BACKENDS, action="append", help="only this backend; repeatable")
     parser.add_argument("--change", type=int, action="append", help="only this number; repeatable")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows: shows that it runs")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"rows of a table; default: {ROWS}")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     numbers = options.change or range(1, len(CHANGES) + 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found: dict[str, Cells] = {}
-    with Ground(quick=options.quick, debug=True, console=Console(stderr=True, log_path=False)) as ground:
+    with Ground(quick=False, debug=True, console=Console(stderr=True, log_path=False)) as ground:
         try:
-            measure_all(ground, options.backend or BACKENDS, numbers, found)
+            measure_all(ground, options.backend or BACKENDS, numbers, options.rows, found)
         finally:
             # What an interrupted run has measured is worth its time.
             show(found, numbers)
-    print(f"\nmilliseconds; tables of {ground.effort(ROWS, QUICK_ROWS):,} rows, {WRITERS} writers")
+    print(f"\nmilliseconds; tables of {options.rows:,} rows, {WRITERS} writers")
     return 0
 
 

@@ -30,7 +30,7 @@ def test_a_row_of_the_benchmarks_runs(name: str, tmp_path: Path) -> None:
 def test_a_schema_change_is_measured_where_it_can_be_made() -> None:
     """A mesh refuses a unique constraint, and holds writers up while a column is dropped."""
     numbers = ("--change", "10", "--change", "25")
-    said = run("benchmarks.schema_changes", "--quick", "--backend", "pgedge", *numbers)
+    said = run("benchmarks.schema_changes", "--rows", "2000", "--backend", "pgedge", *numbers)
     [dropped] = re.findall(r"^\| 10 \| drop a column \| (\d+) \|$", said, re.MULTILINE)
     assert int(dropped) > 0
     assert "| 25 | add a unique constraint | refused |" in said
