@@ -40,22 +40,6 @@ with connect(Compose(Path(".cluster")).admin_urls()[sys.argv[1]], node=sys.argv[
 """
 
 
-NOTES = """
-from alembic import op
-
-revision = "notes"
-down_revision = {head!r}
-
-
-def upgrade():
-    op.execute("CREATE TABLE note (id text PRIMARY KEY)")
-
-
-def downgrade():
-    op.execute("DROP TABLE note")
-"""
-
-
 class Project:
     """A rendered project whose nodes are containers, on free ports."""
 
@@ -247,38 +231,6 @@ def test_the_container_that_watches_links_can_log_in_as_the_monitor_only(project
     query = "SELECT count(*) FROM pg_authid"
     refused = project.call(*inside, f'psql -w -h {project.nodes[0]} -U "$MONITOR" -c "{query}"')
     assert "permission denied" in refused.stderr
-
-
-@pytest.mark.parametrize("switch", ["enable_ddl_replication", "include_ddl_repset"])
-def test_one_node_without_automatic_ddl_leaves_no_row_behind(project: Project, switch: str) -> None:
-    """The settings differ between the nodes: the table is made everywhere, and its rows reach every node."""
-    if "mesh:" not in (project.folder / "compose.yaml").read_text():
-        pytest.skip("no node replicates DDL here")
-    off, *_ = project.nodes
-
-    def ask(node: str, *statements: str) -> str:
-        one = [part for statement in statements for part in ("-c", statement)]
-        command = ("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "admin", "-d", "shop", *one)
-        result = project.call("docker", "compose", "exec", "-T", node, *command)
-        assert result.returncode == 0, result.stderr
-        return result.stdout.strip()
-
-    alone = "SET spock.enable_ddl_replication = off"
-    revision = project.folder / "src" / "shop" / "migrations" / "versions" / "notes.py"
-    head = project.shop("current").stdout.split()[-1]
-    revision.write_text(NOTES.format(head=head))
-    ask(off, alone, f"ALTER DATABASE shop SET spock.{switch} = off")
-    try:
-        project.shop("migrate")
-        for node in project.nodes:
-            ask(node, f"INSERT INTO note VALUES ('{node}')")  # noqa: S608 - a name of our own
-        project.verify()
-        for node in project.nodes:
-            assert ask(node, "SELECT id FROM note ORDER BY id").split() == project.nodes
-    finally:
-        ask(off, alone, f"ALTER DATABASE shop RESET spock.{switch}")
-        project.shop("migrate", head, "--down", "--yes")
-        revision.unlink()
 
 
 def test_up_leaves_alone_what_runs(project: Project) -> None:
