@@ -387,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             measure_all(ground, options.backend or BACKENDS, numbers, options.rows, found)
         finally:
-            # What an interrupted run has measured is worth its time.
+            # The results of an interrupted run, too.
             show(found, numbers)
     print(f"\nmilliseconds; tables of {options.rows:,} rows, {WRITERS} writers")
     return 0
