@@ -356,11 +356,10 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 
 def has_spock(connection: Connection) -> bool:
-    """Return whether Spock replicates this node."""
-    # Asked once for each session: every statement that waits for the links would ask again.
+    """Return whether Spock replicates this node; it is asked once on a connection."""
     if "has_spock" not in connection.info:
-        found = connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL"))
-        connection.info["has_spock"] = found is True
+        query = text("SELECT to_regclass('spock.node') IS NOT NULL")
+        connection.info["has_spock"] = connection.scalar(query) is True
     return bool(connection.info["has_spock"])
 
 
@@ -440,8 +439,9 @@ _NATIVE_LINKS = """
            CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END AS state,
            (SELECT max(pid) FROM pg_stat_subscription AS w WHERE w.subid = s.oid AND w.relid IS NULL) AS pid,
            -- Twice the interval of its reports, and time for a busy machine; 0: it reports nothing.
-           (SELECT 2 * setting::int + CASE setting WHEN '0' THEN 0 ELSE 2 END FROM pg_settings
-            WHERE name = 'wal_receiver_status_interval') AS patience,
+           (SELECT 2 * seconds + CASE seconds WHEN 0 THEN 0 ELSE 2 END
+            FROM CAST(extract(epoch FROM current_setting('wal_receiver_status_interval')::interval) AS int) AS seconds)
+           AS patience,
            now() AS asked
     FROM pg_subscription AS s
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())

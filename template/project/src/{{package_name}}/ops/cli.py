@@ -23,7 +23,21 @@ from . import BACKEND, PURPOSE
 from .base import MigrationError, OperationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
+from .console import (
+    Commands,
+    Contract,
+    Down,
+    PlanAsJson,
+    ShowPlan,
+    ShowSql,
+    Wait,
+    Yes,
+    confirm_loss,
+    operations_urls,
+    out,
+    print_status,
+    talk,
+)
 from .file_reader import FileReader, InputError
 from .topology import Topology
 from .version_commands import register as register_version_commands
@@ -116,9 +130,9 @@ def migrate(
     yes: Yes = False,
     contract: Contract = False,
     wait: Wait = 0,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
+    plan: ShowPlan = False,
+    sql: ShowSql = False,
+    as_json: PlanAsJson = False,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.

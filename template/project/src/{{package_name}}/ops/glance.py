@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import dataclass
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
@@ -12,6 +12,16 @@ from .connections import connect
 from .migrate import differences, read_schema, resolve, scratch_schemas, version_of
 from .privileges import protect_version_table
 from .topology import Topology
+
+
+@dataclass(frozen=True)
+class _State:
+    """The state of a node that only the administrator may read."""
+
+    takes_writes: bool = True
+    is_clean: bool = True
+    """False if a killed run of `verify` has left a schema, or a table reaches no other node."""
+    number: int = 0
 
 
 def version_if_reached(
@@ -35,22 +45,31 @@ def version_if_reached(
         return None
     wanted = resolve(scripts, target)
 
-    def look(node: str) -> dict[str, str] | None:
-        with ExitStack() as stack:
-            connection = stack.enter_context(connect(owner_urls[node], node=node, statement_timeout=60))
-            if version_of(connection) != wanted:
-                return None
-            link = stack.enter_context(connect(admin_urls[node], node=node, statement_timeout=60, pinned=True))
+    def look(node: str) -> _State:
+        with connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link:
             topology = Topology({node: link})
             topology.check_peers(len(owner_urls))
-            if topology.writers():
-                if scratch_schemas(topology) or topology.left_out_tables():
-                    return None
-                keys.set_sequence_node(connection, topology.node_number(node))
-                protect_version_table(connection)
-            return read_schema(connection)
+            if not topology.writers():
+                return _State(takes_writes=False)
+            is_clean = not scratch_schemas(topology) and not topology.left_out_tables()
+            return _State(is_clean=is_clean, number=topology.node_number(node))
 
-    with ThreadPoolExecutor(len(owner_urls)) as threads:
-        found = dict(zip(owner_urls, threads.map(look, owner_urls), strict=True))
+    with ThreadPoolExecutor(2 * len(owner_urls)) as threads:
+        # At the same time as the owner's connections, whose answers would otherwise follow those of these.
+        states = {node: threads.submit(look, node) for node in owner_urls}
+
+        def read(node: str) -> dict[str, str] | None:
+            with connect(owner_urls[node], node=node, statement_timeout=60) as connection:
+                if version_of(connection) != wanted:
+                    return None
+                schema, state = read_schema(connection), states[node].result()
+                if not state.is_clean:
+                    return None
+                if state.takes_writes:
+                    keys.set_sequence_node(connection, state.number)
+                    protect_version_table(connection)
+                return schema
+
+        found = dict(zip(owner_urls, threads.map(read, owner_urls), strict=True))
     schemas = {node: schema for node, schema in found.items() if schema is not None}
     return wanted if len(schemas) == len(found) and not differences(schemas) else None
