@@ -243,9 +243,8 @@ ROWS = [
         name="before: migrate of an up-to-date cluster",
         measure=migrate,
         goal=at_most(0.5),
-        why_missed="against 04254f5: all nodes are asked at once, but here they share two cores, and each is "
-        "logged in to as two roles; reading the schema takes 8 ms in a new session and 2 in a used one. With "
-        "servers 2 ms away it was 0.56, 115 against 207 ms",
+        why_missed="against 04254f5: all nodes and both roles are asked at once, but here they share two "
+        "cores, and reading the schema takes 8 ms in a new session and 2 in a used one",
     ),
     Row(
         name="before: verify of a sound cluster",
