@@ -3,15 +3,16 @@
 PYTHON ?= python3
 BACKEND ?=
 BENCH ?=
+HISTORIES ?= 100
 
 bin := .venv/bin
 stamp := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check format clean
+.PHONY: help setup demo test histories bench check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(stamp) ## install everything into .venv
 
@@ -33,6 +34,12 @@ demo: setup ## render a project, start its cluster, migrate, verify, stop (BACKE
 
 test: check ## lint, types, then every test, each variant's own included
 	@$(bin)/python -m pytest
+
+# The seed of the first history is printed with each; RANDOM_MIGRATIONS_SEED repeats it.
+histories: setup ## migrate a mesh under load through random histories (HISTORIES=100)
+	@rm -rf .demo/histories && $(bin)/scaffold new .demo/histories --backend pgedge --no-git >/dev/null
+	@cd .demo/histories && RANDOM_MIGRATIONS=$(HISTORIES) PYTHONPATH=src $(abspath $(bin))/python -m pytest -q \
+	  tests/runtime/test_random_migrations.py
 
 bench: setup ## measure the runtime against the alternatives (BENCH="--quick --only keys")
 	@$(bin)/python -m benchmarks $(BENCH)

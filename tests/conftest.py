@@ -60,11 +60,15 @@ EDGES = {
                 "description": "word " * 60,
                 "author_name": "x" * 200,
                 "asyncio": True,
+                "keys": "uuid",
             },
         ),
     )
 }
 EVERY = VARIANTS | EDGES
+
+# For each variant the number of its modules that run with it, why these do, and their run.
+RUNS = pytest.StashKey[list[tuple[str, "Future[matrix.Outcome] | None"]]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -140,7 +144,10 @@ def interpreter(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 @pytest.fixture(scope="session")
 def runs(
-    renders: Path, interpreter: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    renders: Path,
+    interpreter: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mapping[str, set[Future[matrix.Outcome]]]]:
     """Start the tests of every variant; yield the runs by variant. A module that variants share runs once."""
     folder = tmp_path_factory.mktemp("run")
@@ -150,12 +157,19 @@ def runs(
     needed: dict[str, set[str]] = {}
     modules: dict[str, list[str]] = {}
     apart: dict[str, bool] = {}
-    for name in EVERY:
+    reaches: dict[str, Reach] = {}
+    reasons: dict[str, str] = {}
+    # What differs in its names only runs with the longest ones.
+    for name in sorted(EVERY, key=lambda name: -len(names_of(name)[0])):
         apart[name] = not environment.is_satisfied(environment.requirements(renders / name))
-        reach = Reach(files(renders / name), apart=apart[name])
+        reach = Reach(files(renders / name), apart=apart[name], names=names_of(name))
         keys = {module: reach.of(module) for module in reach.test_modules}
         modules[name] = [module for module, key in keys.items() if first.setdefault(key, name) == name]
         needed[name] = {first[key] for key in keys.values()}
+        unlike = min((set(reach.unlike(other)) for other in reaches.values()), key=len, default=set())
+        parts = ", ".join(sorted(unlike)[:8]) + (" and more" if len(unlike) > 8 else "") or "nothing"
+        reasons[name] = f"{name}, {len(modules[name])} of {len(keys)} modules, because of {parts}"
+        reaches[name] = reach
     running: set[matrix.Tests] = set()
     with ThreadPoolExecutor(matrix.AT_ONCE) as pool:
         try:
@@ -173,10 +187,21 @@ def runs(
                 for name in sorted(EVERY, key=lambda name: (apart[name], -len(modules[name])))
                 if modules[name]
             }
+            request.config.stash[RUNS] = [(reasons[name], started.get(name)) for name in reasons]
             yield {name: {started[other] for other in needed[name]} for name in EVERY}
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             matrix.stop(running)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many modules each variant ran, for how long, and what sets it apart from the nearest one."""
+    if found := config.stash.get(RUNS, []):
+        terminalreporter.section("runs of the projects' own tests")
+    for reason, run in found:
+        is_over = run is not None and run.done() and not run.cancelled() and run.exception() is None
+        took = f"{run.result().seconds:4.0f} s" if run and is_over else "   - s"
+        terminalreporter.write_line(f"{took}  {reason}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -261,6 +286,12 @@ def files(project: Path) -> dict[str, bytes]:
         for path in sorted(project.rglob("*"))
         if path.is_file() and not left_behind & set(path.parts)
     }
+
+
+def names_of(variant: str) -> tuple[str, str]:
+    """Return the names of the package and the project of a variant."""
+    answers = QUESTIONNAIRE.resolve(EVERY[variant].answers)
+    return answers["package_name"], answers["project_name"]
 
 
 def names(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache, cached_property
 
 # Files that no test of a project runs on this machine. tests/test_compose.py runs the containers; the
@@ -34,10 +34,19 @@ class Reach:
     reaches the migrations below `tests`, which Alembic imports, and what these import.
     """
 
-    def __init__(self, project: Mapping[str, bytes], *, apart: bool = False) -> None:
-        """Read the project, given as its files; `apart` if its tests have an environment of their own."""
+    def __init__(
+        self, project: Mapping[str, bytes], *, apart: bool = False, names: Sequence[str] = ()
+    ) -> None:
+        """Read a project.
+
+        Args:
+            project: its files.
+            apart: its tests have an environment of their own.
+            names: names of the package and the project, which make no difference: who compares projects
+                that have other names runs the one with the longest.
+        """
         every = {
-            name: data
+            _renamed(name.encode(), names).decode(): _renamed(data, names)
             for name, data in project.items()
             if not (name.startswith(NOT_RUN) or name.endswith(NOT_RUN))
         }
@@ -56,7 +65,8 @@ class Reach:
             for name, data in every.items()
             if name not in DESCRIPTIVE_FILES and _dotted(name) not in self._modules
         }
-        self._everywhere = repr((apart, kept, declared, others))
+        self._files = {"pyproject.toml": repr((apart, kept, declared)).encode(), **others}
+        self._everywhere = repr(sorted(self._files.items()))
 
     @property
     def test_modules(self) -> list[str]:
@@ -80,6 +90,11 @@ class Reach:
             seen[name] = self._modules[name]
             waiting += self._mentioned[name]
         return hashlib.sha256(repr((self._everywhere, sorted(seen.items()))).encode()).hexdigest()
+
+    def unlike(self, other: "Reach") -> list[str]:
+        """Return the modules and other files that differ, or that only one of the two projects has."""
+        pairs = (self._modules, other._modules), (self._files, other._files)
+        return sorted(name for mine, theirs in pairs for name, _ in set(mine.items()) ^ set(theirs.items()))
 
     @cached_property
     def _mentioned(self) -> Mapping[str, Set[str]]:
@@ -111,6 +126,12 @@ def _mentioned(name: str, text: str, packages: Set[str], *, is_package: bool) ->
             for alias in node.names:
                 found.update(_parents(".".join([*base, alias.name])))
     return found
+
+
+def _renamed(data: bytes, names: Sequence[str]) -> bytes:
+    for name in names:
+        data = data.replace(name.encode(), b"this_project").replace(name.upper().encode(), b"THIS_PROJECT")
+    return data
 
 
 def _dotted(path: str) -> str:

@@ -37,9 +37,10 @@ def seed(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(template / PROJECT / "tests/runtime")
     shutil.rmtree(template / PACKAGE / "ops")
     lines = "".join(f"Line {number} of {{{{ project_name }}}}.\n" for number in range(9))
-    (template / NOTES).write_text(lines)
     git(template, "init", "--quiet")
-    commit(template, "everything", tag="v0.1.0")
+    commit(template, "everything")
+    (template / NOTES).write_text(lines)
+    commit(template, "notes", tag="v0.1.0")
     make(template, Scaffold(folder))
     return folder
 
@@ -163,6 +164,18 @@ def test_a_new_question_takes_its_default_and_is_named(
     assert result.returncode == 0, result.stderr
     assert '  colour: is new, by default "green"\n' in result.stdout
     assert answers(made)["colour"] == "green"
+
+
+def test_of_an_answer_with_parts_those_that_differ_are_named(scaffold: Scaffold, template: Path) -> None:
+    with (template / "copier.yml").open("a") as questions:
+        questions.write("\nshapes:\n  type: yaml\n  default: '{circle: 1, square: 2}'\n")
+    commit(template, "ask for more", tag="v0.1.1")
+    project = make(template, scaffold)
+    result = scaffold("update", "shop", "-d", "shapes={circle: 1, square: 3, line: 4}")
+    assert result.returncode == 0, result.stderr
+    assert "  shapes: other square, line\n" in result.stdout
+    recorded: dict[str, Any] = dict(answers(project))
+    assert recorded["shapes"] == {"circle": 1, "square": 3, "line": 4}
 
 
 def test_a_version_can_be_named(scaffold: Scaffold, project: Path, template: Path) -> None:

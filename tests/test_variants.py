@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, ROOT, digest, files
+from conftest import BACKEND, DEFAULT, EVERY, HOSTILE, QUESTIONNAIRE, ROOT, digest, files, names_of
 from reach import Reach
 from scaffold import matrix
 from scaffold.render import render
@@ -168,6 +168,8 @@ FILES = """
 PLACES = {
     "app_files": ("src/shop", "app"),
     "app_test_files": ("tests", "app"),
+    "bare_files": ("src/shop", "bare"),
+    "bare_test_files": ("tests", "bare"),
     "db_files": ("src/shop/db", "db"),
     "ops_files": ("src/shop/ops", "ops"),
     "check_files": ("src/shop/ops/verify/checks", "checks"),
@@ -333,6 +335,8 @@ def test_a_project_holds_its_files_and_no_others(name: str, rendered: Rendered) 
     profile = QUESTIONNAIRE.profiles()[answers["backend"]]
     places = PLACES | (AIO_PLACES if answers["asyncio"] else {})
     parts = [FILES, OF_ASYNCIO if answers["asyncio"] else ""]
+    other = "bare_" if answers["design"]["kind"] == "ledger" else "app_"
+    places = {key: place for key, place in places.items() if not key.startswith(other)}
     parts += [f"{folder}/{file}" for key, (folder, _) in places.items() for file in profile[key]]
     parts += [OF_HISTORY.format(history) for history in profile["histories"]]
     if answers["key"]["sequences"]:
@@ -467,6 +471,7 @@ ANOTHER_APPLICATION = {
     "models.py": ANOTHER_DOMAIN,
     "databases.py": OTHER_DATABASES,
     "sales.py": OTHER_MESSAGES,
+    "seeds.py": "ADDERS = {}\n",
 }
 """Modules that the runtime imports; a project may have fewer."""
 
@@ -496,7 +501,7 @@ def test_the_tests_of_the_runtime_hold_with_any_models(
     )
     project = shutil.copytree(rendered(name), tmp_path / "shop")
     profile = QUESTIONNAIRE.profiles()[backend]
-    application = ["models.py", "bank.py", *profile["app_files"]]
+    application = ["models.py", "bank.py", "seeds.py", *profile["app_files"]]
     domain = {f"shop.{Path(file).stem}" for file in application}
     importing = {
         file
@@ -530,6 +535,15 @@ def test_a_project_passes_its_own_tests(name: str, runs: Runs) -> None:
         assert outcome.status != "FAIL", outcome.log.read_text(errors="replace")[-6000:]
     if skipped := [outcome.summary for outcome in outcomes if outcome.status == "SKIP"]:
         pytest.skip(skipped[0])
+
+
+def test_a_project_with_other_names_shares_the_run_of_the_longest(rendered: Rendered, runs: Runs) -> None:
+    short = f"{BACKEND}-uuid-asyncio"
+    found = [Reach(files(rendered(name)), names=names_of(name)) for name in ("long-names", short)]
+    longest, shortest = ({module: reach.of(module) for module in reach.test_modules} for reach in found)
+    assert longest == shortest
+    assert runs[short] == runs["long-names"]
+    assert [run.result().variant for run in runs[short]] == ["long-names"]
 
 
 def test_a_module_is_run_again_for_whatever_it_can_reach(rendered: Rendered, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ Domain = Annotated[
     typer.Option(
         "--domain",
         metavar="DOMAIN",
-        help="What to store: ledger, a sample; none; or a file that declares it.",
+        help="Domain: ledger (a sample), none, or a file that declares it.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -625,6 +625,10 @@ def _print_update(folder: Path, found: Any) -> None:
     commits = f", {found.commits} commit{'s' * (found.commits != 1)}" if found.old != found.new else ""
     typer.secho(f"{name}: {versions}{commits}", fg="green")
     for question, (before, after) in found.answers.items():
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            typer.echo(f"  {question}: other {', '.join(names)}")
+            continue
         change = "is new, by default" if before is None else f"was {_brief(before)}, is"
         typer.echo(f"  {question}: {change} {_brief(after)}")
     counted = {word: sum(one.kind == kind for one in found.changes) for kind, word in KINDS.items()}

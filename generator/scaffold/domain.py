@@ -63,11 +63,13 @@ def read(file: Path) -> Declaration:
         ) from error
     entities: dict[str, dict[str, str]] = {}
     lines: dict[str, int] = {}
-    for name, lines[name], fields in _entries(file, root, "entities"):
-        entities[name] = {}
+    for declared, line_of_entity, fields in _entries(file, root, "entities"):
+        name = declared.partition(" in ")[0]
+        lines[name] = line_of_entity
+        entities[declared] = {}
         for field, line, value in _entries(file, fields, f"the fields of {name}"):
             lines[f"{name}.{field}"] = line
-            entities[name][field] = _written(file, value)
+            entities[declared][field] = _written(file, value)
     return Declaration(file, entities, lines)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scaffold import render
-from scaffold.errors import BadInput, CannotUpdate, TemplateFault
+from scaffold.errors import BadInput, CannotUpdate, ScaffoldError, TemplateFault
 from scaffold.questions import Questionnaire, nearest, read_record
 from scaffold.repository import GitFailed, git, masked
 
@@ -405,6 +405,7 @@ class Merge:
 
         Raises:
             CannotUpdate: nothing was changed, because a file is in the way or cannot be written.
+            ScaffoldError: some files were changed, and git cannot take that back.
         """
         if path := self.obstacle():
             raise CannotUpdate(
@@ -416,7 +417,7 @@ class Merge:
         commit = self._git("commit-tree", "-m", "result", "-p", self.base, "-p", self.theirs, tree)
         self._git("update-ref", "refs/heads/result", commit)
         quietly = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
-        place.git("fetch", *quietly, self.folder, "refs/heads/result")
+        place.git("-c", "protocol.file.allow=always", "fetch", *quietly, self.folder, "refs/heads/result")
         if prefix:
             index = {"GIT_INDEX_FILE": str(self.folder / ".git/whole")}
             place.git("read-tree", "HEAD", env=index)
@@ -435,7 +436,12 @@ class Merge:
                 if stages:
                     place.git("update-index", "-z", "--index-info", given=stages)
             except GitFailed as error:
-                self._undo()
+                try:
+                    self._undo()
+                except (GitFailed, OSError) as second:
+                    raise ScaffoldError(
+                        f"The update is written in part: {error}; {second}. Run `git reset --hard`."
+                    ) from error
                 raise CannotUpdate(f"Cannot write the update: {error}. The project is as it was.") from error
 
     def _undo(self) -> None:

@@ -4,7 +4,7 @@ from sqlalchemy import text
 
 from ...connections import connect_all
 from ...topology import Topology
-from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge
+from ..check import MAX_ROWS, Check, CheckContext, CheckResult, judge, skipped
 
 
 class EveryReferenceLeadsToARow(Check):
@@ -33,6 +33,8 @@ class EveryReferenceLeadsToARow(Check):
                         if row := connections[node].exec_driver_sql(key.query).first():
                             more = f" and {row.number - 1} more" if row.number > 1 else ""
                             problems.append(f"{node}: {key.name} refers to no row of {key.parent}: {row.example}{more}")
+        if not count and not large:
+            return skipped(f"no table on {', '.join(urls)} has a foreign key")
         left = f"; left out, for their size: {', '.join(large)}" if large else ""
         return judge(problems, f"{count} foreign keys{left}", {"left": large})
 

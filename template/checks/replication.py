@@ -2,17 +2,21 @@
 
 import itertools
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from ....db import RetryPolicy
 from ...cluster import Cluster
 from ..check import Check, CheckContext, CheckResult, failed, judge, passed, skipped
 from ..scratch import Entry, Load, add_entries, add_once
+
+LAG_LIMITS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Limits between the bars of a histogram, in milliseconds."""
 
 
 class RowsReachEveryNode(Check):
@@ -42,7 +46,7 @@ class RowsReachEveryNode(Check):
                     waiting = ends.keys() - lost
                     while waiting and time.monotonic() < committed + self.LAG_TIMEOUT:
                         for link in sorted(waiting):
-                            if ends[link].scalar(select(Entry.id).where(Entry.id == key)) is not None:
+                            if ends[link].scalar(_HAS_ENTRY, {"key": key}) is not None:
                                 lags[link].append(time.monotonic() - committed)
                                 waiting.discard(link)
                         time.sleep(0.0005)
@@ -52,7 +56,11 @@ class RowsReachEveryNode(Check):
                         break
         with context.topology() as topology:
             states = {f"{link.origin}→{link.receiver}": link.state for link in topology.links()} if lost else {}
-        evidence = {"lag_ms": {link: milliseconds(values) for link, values in lags.items()}}
+        evidence = {
+            "lag_ms": {link: milliseconds(values) for link, values in lags.items()},
+            "lag_limits_ms": LAG_LIMITS,
+            "lag_counts": {link: histogram(values) for link, values in lags.items()},
+        }
         if lost:
             missing = ", ".join(f"{link} ({states.get(link, 'unknown')})" for link in sorted(lost))
             return failed(f"not replicated within {self.LAG_TIMEOUT:.0f} s: {missing}", evidence)
@@ -61,6 +69,17 @@ class RowsReachEveryNode(Check):
             return failed(f"{found}; the limit is {self.LAG_LIMIT:.0f} s", evidence)
         lag = milliseconds([lag for values in lags.values() for lag in values])
         return passed(f"{len(lags)} directions, lag p50 {lag['p50']:.1f} ms, max {lag['max']:.1f} ms", evidence)
+
+
+def histogram(seconds: Iterable[float]) -> list[int]:
+    """Return the number of durations below the first of `LAG_LIMITS`, between each two, and from the last on."""
+    counts = [0] * (len(LAG_LIMITS) + 1)
+    for one in seconds:
+        counts[bisect_right(LAG_LIMITS, 1000 * one)] += 1
+    return counts
+
+
+_HAS_ENTRY = select(Entry.id).where(Entry.id == bindparam("key"))
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:

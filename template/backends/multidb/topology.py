@@ -1,7 +1,7 @@
 """The servers as the operations see them: unrelated to each other, and one of them holds the tables of models.py."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from typer import Typer
 
+from ..db import Database
 from ..db.twophase import PREFIX
 from .base import BaseTopology, Step
 
@@ -54,6 +55,26 @@ class Topology(BaseTopology):
 
         found = histories(owner_urls, project=project)
         return {history.database.name: (history.scripts, *history.find_version()) for history in found}
+
+    @staticmethod
+    @contextmanager
+    def open_database(name: str | None = None) -> Iterator[Database]:
+        """Open a database by its name; without one, the nodes, of which the first has the ledger."""
+        if name is None:
+            with BaseTopology.open_database() as database:
+                yield database
+            return
+        from ..databases import open_databases
+
+        with open_databases() as databases:
+            yield databases.server(name)
+
+    @staticmethod
+    def database_of(table: str) -> str | None:
+        """Return the database whose models declare a table; None: the ledger."""
+        from ..databases import DATABASES
+
+        return next((spec.name for spec in DATABASES[1:] if table in spec.models.metadata.tables), None)
 
     @staticmethod
     def register_commands(app: Typer) -> None:

@@ -126,7 +126,8 @@ class Topology(BaseTopology):
         advice, is_lost, state = "", False, str(link.state)
         spock = has_spock(self.connections[receiver])
         # An apply worker that fails and restarts looks well in between; its slot does not.
-        there = self.connections[origin].execute(text(_SLOT), {"slot": link.slot, "link": link.name}).one_or_none()
+        values = {"slot": link.slot, "link": link.name, "asked": link.asked}
+        there = self.connections[origin].execute(text(_SLOT), values).one_or_none()
         if state == "disabled":
             is_lost = True
             enable = f"SELECT spock.sub_enable('{link.name}')" if spock else f"ALTER SUBSCRIPTION {link.name} ENABLE"
@@ -150,16 +151,18 @@ class Topology(BaseTopology):
 
     def wait_for_catchup(self, *, timeout: float = 30.0) -> None:
         """Wait until everything committed on any node before the call is visible on every node."""
-        deadline = time.monotonic() + timeout
-        next_check = time.monotonic() + 0.3
-        errors = self.apply_errors()
+        started = time.monotonic()
+        deadline, next_check = started + timeout, started + 0.3
+        errors: dict[str, int] | None = None
         positions = {node: _position(connection) for node, connection in self.connections.items()}
-        late = set(permutations(self.connections, 2))
-        while late := {pair for pair in late if not self._has_applied(*pair, positions[pair[0]])}:
+        late = {node: [other for other in positions if other != node] for node in positions}
+        while late := {node: them for node, all_ in late.items() if (them := self._late(node, positions[node], all_))}:
             now = time.monotonic()
-            if now > next_check:
+            if errors is None and now > started + 0.05:
+                errors = self.apply_errors()
+            if errors is not None and now > next_check:
                 next_check = now + 0.2
-                links = [link for link in self.links() if (link.origin, link.receiver) in late]
+                links = [link for link in self.links() if link.receiver in late.get(link.origin, ())]
                 if lost := [link for link in links if link.is_lost or now > deadline]:
                     raise TopologyError("not replicated: " + ", ".join(link.explanation for link in lost))
                 # One error may be a peer that restarts; a second one is the same change failing again.
@@ -303,11 +306,17 @@ class Topology(BaseTopology):
         name = connection.scalar(text("SELECT node_name FROM spock.node_info()")) if has_spock(connection) else None
         return str(name or node)
 
-    def _has_applied(self, origin: str, receiver: str, position: str) -> bool:
-        if not has_spock(self.connections[receiver]):
+    def _late(self, origin: str, position: str, receivers: Sequence[str]) -> list[str]:
+        """Return the receivers that have not applied what a node wrote up to a position."""
+        spock = [receiver for receiver in receivers if has_spock(self.connections[receiver])]
+        late = [receiver for receiver in spock if not self._spock_has_applied(origin, receiver, position)]
+        if native := set(receivers) - set(spock):
+            applied = self.connections[origin].scalars(text(_NATIVE_HAVE_APPLIED), {"position": position}).all()
             # The local cluster names a subscription RECEIVER_from_ORIGIN.
-            values = {"link": f"{receiver}_from_{origin}", "position": position}
-            return bool(self.connections[origin].scalar(text(_NATIVE_HAS_APPLIED), values))
+            late += [receiver for receiver in native if f"{receiver}_from_{origin}" not in applied]
+        return late
+
+    def _spock_has_applied(self, origin: str, receiver: str, position: str) -> bool:
         values = {"origin": self._name_in_mesh(origin), "position": position}
         with suppress(DBAPIError):
             # A procedure that commits while it waits, for up to a second, so it runs only outside a transaction block.
@@ -347,8 +356,11 @@ def count_conflicts(connection: Connection) -> tuple[int, int, str, str]:
 
 
 def has_spock(connection: Connection) -> bool:
-    """Return whether Spock replicates this node."""
-    return connection.scalar(text("SELECT to_regclass('spock.node') IS NOT NULL")) is True
+    """Return whether Spock replicates this node; it is asked once on a connection."""
+    if "has_spock" not in connection.info:
+        query = text("SELECT to_regclass('spock.node') IS NOT NULL")
+        connection.info["has_spock"] = connection.scalar(query) is True
+    return bool(connection.info["has_spock"])
 
 
 def mark_as_local(connection: Connection) -> None:
@@ -417,7 +429,8 @@ _DELETE_ROWS = (
 )
 
 _SPOCK_LINKS = """
-    SELECT provider_node AS origin, slot_name AS slot, status AS state, subscription_name AS name, 0 AS patience
+    SELECT provider_node AS origin, slot_name AS slot, status AS state, subscription_name AS name, 0 AS patience,
+           now() AS asked
     FROM spock.sub_show_status()
 """
 
@@ -426,8 +439,10 @@ _NATIVE_LINKS = """
            CASE WHEN subenabled THEN 'replicating' ELSE 'disabled' END AS state,
            (SELECT max(pid) FROM pg_stat_subscription AS w WHERE w.subid = s.oid AND w.relid IS NULL) AS pid,
            -- Twice the interval of its reports, and time for a busy machine; 0: it reports nothing.
-           (SELECT 2 * setting::int + CASE setting WHEN '0' THEN 0 ELSE 2 END FROM pg_settings
-            WHERE name = 'wal_receiver_status_interval') AS patience
+           (SELECT 2 * seconds + CASE seconds WHEN 0 THEN 0 ELSE 2 END
+            FROM CAST(extract(epoch FROM current_setting('wal_receiver_status_interval')::interval) AS int) AS seconds)
+           AS patience,
+           now() AS asked
     FROM pg_subscription AS s
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -444,10 +459,11 @@ _BLOCKERS = """
     ORDER BY subname, waits DESC
 """
 
-# The reply comes at each wal_receiver_status_interval, and when the sender asks for one.
+# The reply comes at each wal_receiver_status_interval, and when the sender asks for one; its time is by the receiver's
+# clock.
 _SLOT = """
-    SELECT active, (SELECT max(extract(epoch FROM now() - reply_time))::float8 FROM pg_stat_replication
-                    WHERE application_name = :link) AS silence,
+    SELECT active, (SELECT extract(epoch FROM CAST(:asked AS timestamptz) - min(reply_time))::float8
+                    FROM pg_stat_replication WHERE application_name = :link) AS silence,
            (SELECT extract(epoch FROM replay_lag)::float8 FROM pg_stat_replication WHERE pid = active_pid) AS lag
     FROM pg_replication_slots WHERE slot_name = :slot
 """
@@ -491,10 +507,7 @@ _REFRESH_LINKS = """
 
 _SPOCK_HAS_APPLIED = "CALL spock.wait_for_sync_event(NULL, CAST(:origin AS name), CAST(:position AS pg_lsn), 1)"
 
-_NATIVE_HAS_APPLIED = """
-    SELECT count(*) FROM pg_stat_replication
-    WHERE application_name = :link AND replay_lsn >= CAST(:position AS pg_lsn)
-"""
+_NATIVE_HAVE_APPLIED = "SELECT application_name FROM pg_stat_replication WHERE replay_lsn >= CAST(:position AS pg_lsn)"
 
 _UNREPLICABLE = """
     SELECT relnamespace::regnamespace::text, relname,

@@ -4,9 +4,9 @@
 
     await databases.run_sync("orders", orders.place, account_id=…)    # a function written for `Session`, as it is
     async with databases.session("orders") as session: ...
-    await databases.two_phase("ledger", "orders").run_sync(sales.pay, order=…)
-    await databases.call(outbox.relay, "orders", sales.RECEIVERS)     # a function written for `Databases`, as it is
-    async for row in databases.stream(sales.orders_with_owners): ...
+    await databases.two_phase("ledger", "orders").run_sync(pay, order=…)
+    await databases.call(outbox.relay, "orders", RECEIVERS)     # a function written for `Databases`, as it is
+    async for row in databases.stream(orders_with_owners): ...
 
 A unit of work on a SQLite file runs in a thread, because SQLite blocks the thread that calls it. Writers queue in the
 event loop, and one is in a thread at a time. Sessions and async functions cannot enter that thread: use `run_sync` and

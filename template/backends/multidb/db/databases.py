@@ -4,7 +4,7 @@
 
     databases.run("orders", orders.place, account_id=…)               # one transaction on one database
     with databases.session("orders") as session: ...
-    databases.two_phase("ledger", "orders").run(sales.pay, order=…)   # both databases or neither
+    databases.two_phase("ledger", "orders").run(pay, order=…)   # both databases or neither
 
 A PostgreSQL database is a `Database` of one node, created on first use: routing, retries, ambiguous commits and bulk
 loads are the same. A file is a `SqliteDatabase`. A model belongs to one database. A unit of work refuses the models of

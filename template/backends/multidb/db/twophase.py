@@ -1,6 +1,6 @@
 """Two-phase commits: change several PostgreSQL databases together or not at all, whatever crashes and when.
 
-    databases.two_phase("ledger", "orders").run(sales.pay, order_id=…)     # pay(ledger, orders, *, order_id)
+    databases.two_phase("ledger", "orders").run(pay, order_id=…)     # pay(ledger, orders, *, order_id)
 
 One database keeps the decision log. Its transaction begins first, takes an advisory lock for this commit, and ends
 last. The other databases prepare (PREPARE TRANSACTION '<application>:<id>:<n>'): after that their commit cannot fail.

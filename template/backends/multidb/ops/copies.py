@@ -127,6 +127,8 @@ def open_copies(
         Unreachable: a database does not answer.
     """
     every = {_name(sync.into): sync for sync in TABLE_SYNCS}
+    if not every:
+        raise ComparisonError("databases.py declares no copy: add a TableSync to TABLE_SYNCS")
     for name in names:
         if name not in every:
             raise ComparisonError(f"there is no copy {name!r}; the copies are {', '.join(sorted(every))}")

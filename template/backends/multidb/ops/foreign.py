@@ -14,14 +14,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import ClauseElement, Connection, Enum, Integer, Numeric, String, Uuid, func, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.types import TypeEngine
 
 from ..databases import DATABASES
 from ..db.databases import DatabaseSpec
+from ..urls import URL_SCHEME
 from .base import OperationError
 from .cluster import HOME, Cluster
 from .cluster.drivers import open_cluster
@@ -42,7 +45,7 @@ class ForeignError(OperationError):
 
 
 class NoTables(ForeignError):
-    """A database has none of the tables of its models."""
+    """The models declare no table for the reporting database to show, or a database has none of those of its models."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,16 @@ def local_cluster(urls: Mapping[str, URL], home: Path = HOME) -> Cluster | None:
 
 
 def sources() -> list[DatabaseSpec]:
-    """Return the databases that get foreign tables: every other one that is on a server."""
-    return [spec for spec in DATABASES if spec.node is not None and spec.name != TARGET]
+    """Return the databases that get foreign tables: every other one that is on a server and whose models declare one.
+
+    Raises:
+        NoTables: there is none.
+    """
+    found = [spec for spec in _others() if spec.models.metadata.tables]
+    if not found:
+        names = " or ".join(spec.name for spec in _others())
+        raise NoTables(f"no model declares a table of {names}, so {TARGET} has none to show: add a model first")
+    return found
 
 
 def set_up(
@@ -94,6 +105,7 @@ def set_up(
 
     Raises:
         ForeignError: a server refused; the message names it and the reason.
+        NoTables: there are no tables to show.
         Unreachable: a server cannot be reached; nothing was changed.
     """
     with ExitStack() as stack:
@@ -136,7 +148,7 @@ def take_down(admin_urls: Mapping[str, URL], *, prefix: str = "") -> None:
     """
     with ExitStack() as stack:
         target = stack.enter_context(_connect(admin_urls, _target(), pinned=True))
-        for spec in sources():
+        for spec in _others():
             other = stack.enter_context(_connect(admin_urls, spec, pinned=True))
             name, role = f"{prefix}{spec.name}", f"{prefix}{DATABASE}_{TARGET}"
             _execute(target, "DROP SERVER IF EXISTS {} CASCADE", name)
@@ -157,14 +169,51 @@ def explain(connection: Connection, query: str) -> Plan:
 
 
 def examples(schema: str) -> dict[str, str]:
-    """Return queries on the ledger's foreign tables that its server has to answer: a filter, a join, and a sum."""
-    entry = f'"{schema}".entry'
-    both = f'{entry} e JOIN "{schema}".account a ON a.id = e.account_id'
-    return {
-        "filter": f"SELECT amount FROM {entry} WHERE amount > 100",  # noqa: S608 - quoted
-        "join": f"SELECT a.owner, e.amount FROM {both} WHERE a.owner = 'Ada'",  # noqa: S608
-        "sum": f"SELECT a.owner, sum(e.amount) FROM {both} GROUP BY a.owner",  # noqa: S608
-    }
+    """Return queries on the first source's foreign tables that its server has to answer.
+
+    Args:
+        schema: schema of the foreign tables in the reporting database.
+
+    Returns:
+        A filter; a join and a count, if one of the tables refers to another.
+    """
+    found: dict[str, ClauseElement] = {}
+    tables = sources()[0].models.metadata.sorted_tables
+    for table in tables:
+        for key in table.primary_key:
+            least = next((value for kind, value in _LEAST.items() if isinstance(key.type, kind)), None)
+            if least is not None:
+                found["filter"] = select(table).where(key > least)
+        for reference in sorted(table.foreign_key_constraints, key=lambda one: str(one.name)):
+            parent, [first, *rest] = reference.referred_table, reference.elements
+            if parent is not table and parent in tables and not rest:
+                both = table.join(parent, first.parent == first.column)
+                found["join"] = select(first.column, *table.primary_key).select_from(both)
+                found["count"] = select(first.column, func.count()).select_from(both).group_by(first.column)
+    return {name: _in_schema(query, schema) for name, query in found.items()}
+
+
+def control(schema: str) -> str:
+    """Return a query on a foreign table whose condition can only be applied in the reporting database."""
+    return _in_schema(select(sources()[0].models.metadata.sorted_tables[0]).where(func.random() < _CERTAIN), schema)
+
+
+def _in_schema(query: ClauseElement, schema: str) -> str:
+    """Return the text of a query on tables in that schema."""
+    compiled = query.compile(
+        dialect=URL.create(URL_SCHEME).get_dialect()(),
+        schema_translate_map={None: schema},
+        render_schema_translate=True,
+        compile_kwargs={"literal_binds": True},
+    )
+    return str(compiled)
+
+
+_CERTAIN = 2
+"""More than `random()` ever returns."""
+
+_LEAST: dict[type[TypeEngine[Any]], Any] = {Enum: None, Uuid: UUID(int=0), Integer: 0, Numeric: 0, String: ""}
+"""A value of each type of key that a filter can compare it with."""
 
 
 def _walk(node: Mapping[str, Any], plan: Plan) -> None:
@@ -182,6 +231,10 @@ def _walk(node: Mapping[str, Any], plan: Plan) -> None:
 
 def _target() -> DatabaseSpec:
     return next(spec for spec in DATABASES if spec.name == TARGET)
+
+
+def _others() -> list[DatabaseSpec]:
+    return [spec for spec in DATABASES if spec.node is not None and spec.name != TARGET]
 
 
 @contextmanager

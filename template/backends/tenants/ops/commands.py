@@ -9,12 +9,25 @@ from rich.table import Column, Table
 
 from ..db.tenants.placement import Placement, TenantState
 from ..settings import Settings
-from .console import Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, talk
+from .console import (
+    Contract,
+    Down,
+    PlanAsJson,
+    ShowPlan,
+    ShowSql,
+    Wait,
+    Yes,
+    confirm_loss,
+    operations_urls,
+    out,
+    talk,
+)
 from .migrate import Loss
 from .moving import move as move_tenant
 from .moving import undo as undo_move
 from .provisioning import TenantAdmin
 from .tenant_migrations import PROCESSES, Outcome, describe, migrate_all, stragglers
+from .tenant_plans import plan_all
 from .tenant_server import TenantError
 
 tenants = typer.Typer(no_args_is_help=True, help="Add, list, move, suspend, resume, drop and migrate tenants.")
@@ -148,9 +161,21 @@ def migrate(
     contract: Contract = False,
     wait: Wait = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Number of tenants at the same time.")] = PROCESSES,
+    plan: ShowPlan = False,
+    sql: ShowSql = False,
+    as_json: PlanAsJson = False,
 ) -> None:
     """Migrate every tenant to one revision; run again to continue with those that are behind."""
     admin = administration()
+    if plan or sql or as_json:
+        plans, failed = plan_all(admin, target=to, down=down, rehearse=not sql, names=names)
+        if as_json:
+            print(json.dumps([one.as_dict() for one in plans], indent=2))
+        for one in () if as_json else plans:
+            print("\n".join(one.sql() if sql else one.lines()))
+        if failed:
+            raise TenantError(f"no plan for {_count(len(failed))}.\n{describe(failed)}")
+        raise typer.Exit(1 if any(step.refusal for one in plans for step in one.plan.revisions) else 0)
     columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
     total = len(names) if names else len(admin.all())
     with bars.Progress(*columns, console=talk, disable=not talk.is_terminal, transient=True) as bar:

@@ -74,11 +74,7 @@ def migrate_all(
         TenantError: there is no such tenant.
         Unreachable: the registry does not answer.
     """
-    revision = _resolve(admin, target)
-    tenants = [found for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
-    if names is not None:
-        wanted = {admin.find(name).name for name in names}
-        tenants = [found for found in tenants if found.name in wanted]
+    revision, tenants = resolve_target(admin, target), chosen(admin, names)
     if down:
         _confirm(admin, tenants, revision, confirm)
     outcomes = []
@@ -87,6 +83,15 @@ def migrate_all(
         outcomes.append(outcome)
         on_done(outcome)
     return sorted(outcomes, key=lambda outcome: outcome.name)
+
+
+def chosen(admin: TenantAdmin, names: Iterable[str] | None = None) -> list[Placement]:
+    """Return the placements of the tenants of these names, or of all, that are active or suspended."""
+    tenants = [found for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+    if names is None:
+        return tenants
+    wanted = {admin.find(name).name for name in names}
+    return [found for found in tenants if found.name in wanted]
 
 
 def stragglers(outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -149,7 +154,7 @@ def versions(project: Path) -> dict[str, tuple[ScriptDirectory, str, str | None]
         except FAILURES as error:
             return scripts, "", first_line(error)
 
-    tenants = [found for found in admin.all() if found.state in (TenantState.ACTIVE, TenantState.SUSPENDED)]
+    tenants = chosen(admin)
     with ThreadPoolExecutor(PROCESSES) as threads:
         return dict(zip([found.name for found in tenants], threads.map(look, tenants), strict=True))
 
@@ -159,7 +164,7 @@ def _version(admin: TenantAdmin, server: str, name: str) -> str:
         return version_of(connection) or "base"
 
 
-def _resolve(admin: TenantAdmin, target: str) -> str:
+def resolve_target(admin: TenantAdmin, target: str) -> str:
     """Return the revision that `target` means."""
     if target.startswith(("+", "-")):
         raise MigrationError(f"{target} is another revision for each tenant: name the revision")
@@ -181,7 +186,7 @@ def _confirm(admin: TenantAdmin, tenants: Iterable[Placement], revision: str, co
         confirm(Loss(list(revisions), rows))
 
 
-def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
+def silent_servers(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
     """Return the servers that do not answer, with the reasons, so that not every tenant's migration waits for them."""
     silent = {}
     for server in sorted(servers):
@@ -196,7 +201,7 @@ def _silent(admin: TenantAdmin, servers: Iterable[str]) -> dict[str, str]:
 def _migrate_each(
     admin: TenantAdmin, tenants: Sequence[Placement], migrate_tenant: Callable[[str], Outcome], at_once: int
 ) -> Iterator[Outcome]:
-    silent = _silent(admin, {found.server for found in tenants})
+    silent = silent_servers(admin, {found.server for found in tenants})
     for found in tenants:
         if found.server in silent:
             yield Outcome(found.name, found.server, found.revision, silent[found.server])

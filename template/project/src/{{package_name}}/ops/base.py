@@ -136,6 +136,11 @@ class BaseTopology:
         with Database.from_settings(Settings()) as database:
             yield database
 
+    @staticmethod
+    def database_of(table: str) -> str | None:
+        """Return the name of a table's database, as `open_database` takes it; None: the application's."""
+        return None
+
     def __init__(self, connections: Mapping[str, Connection]) -> None:
         self.connections = connections
 
@@ -336,12 +341,12 @@ def split_statements(text: str) -> list[str]:
     """Return each statement of a string, as `without_literals` does; the body of a function or a rule is part of it."""
     plain = re.sub(r"\bBEGIN ATOMIC\b.*?; END\b", "?", without_literals(text))
     found, depth = [""], 0
-    for character in plain:
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if character == ";" and depth == 0:
+    for part in re.split(r"([();])", plain):
+        depth += {"(": 1, ")": -1}.get(part, 0)
+        if part == ";" and depth == 0:
             found.append("")
         else:
-            found[-1] += character
+            found[-1] += part
     return [statement for one in found if (statement := one.strip())]
 
 

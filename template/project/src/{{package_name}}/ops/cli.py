@@ -23,7 +23,21 @@ from . import BACKEND, PURPOSE
 from .base import MigrationError, OperationError, Step
 from .cluster import ClusterError, write_private
 from .cluster.drivers import DRIVERS, open_cluster
-from .console import Commands, Contract, Down, Wait, Yes, confirm_loss, operations_urls, out, print_status, talk
+from .console import (
+    Commands,
+    Contract,
+    Down,
+    PlanAsJson,
+    ShowPlan,
+    ShowSql,
+    Wait,
+    Yes,
+    confirm_loss,
+    operations_urls,
+    out,
+    print_status,
+    talk,
+)
 from .file_reader import FileReader, InputError
 from .topology import Topology
 from .version_commands import register as register_version_commands
@@ -116,9 +130,9 @@ def migrate(
     yes: Yes = False,
     contract: Contract = False,
     wait: Wait = 0,
-    plan: Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
+    plan: ShowPlan = False,
+    sql: ShowSql = False,
+    as_json: PlanAsJson = False,
 ) -> None:
     """Migrate the configured databases."""
     # Imported in the commands that need it: Alembic would slow down all others.
@@ -229,13 +243,14 @@ def seed(
     database: InDatabase = None,
 ) -> None:
     """Add the rows of seeds.py, to develop with: the same each time, and each of them once."""
-    with Topology.open_database(database) as db, talk.status("seeding") as shown:
-        # On one node, where a row finds those that it refers to.
-        chosen = db.using(node=node) if node else db.backend.route_load(db, "seeds", None)
+    with talk.status("seeding") as shown:
         for table, add in seeds.ADDERS.items():
             shown.update(f"seeding {table}")
-            for first in range(0, size, SEEDED_AT_ONCE):
-                chosen.run(_add_rows, add, range(first, min(first + SEEDED_AT_ONCE, size)))
+            with Topology.open_database(database or Topology.database_of(table)) as db:
+                # On one node, where a row finds those that it refers to.
+                chosen = db.using(node=node) if node else db.backend.route_load(db, "seeds", None)
+                for first in range(0, size, SEEDED_AT_ONCE):
+                    chosen.run(_add_rows, add, range(first, min(first + SEEDED_AT_ONCE, size)))
     talk.print(f"[green]seeded[/]: {', '.join(seeds.ADDERS) or 'nothing, seeds.py has no tables'}")
 
 

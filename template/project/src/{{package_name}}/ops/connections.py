@@ -6,6 +6,7 @@ the owner of the tables, and an administrator's connection is for roles, links a
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
@@ -110,13 +111,16 @@ def connect_all(
     transaction_pooler: bool = False,
     pinned: bool = False,
 ) -> Iterator[dict[str, Connection]]:
-    """Open a connection to every node, as `connect` does."""
+    """Open a connection to every node, to all of them at once, as `connect` does."""
     options = {"transaction_pooler": transaction_pooler, "pinned": pinned}
+
+    def open_one(node: str) -> Connection:
+        return stack.enter_context(connect(urls[node], node=node, statement_timeout=statement_timeout, **options))
+
     with ExitStack() as stack:
-        yield {
-            node: stack.enter_context(connect(url, node=node, statement_timeout=statement_timeout, **options))
-            for node, url in urls.items()
-        }
+        with ThreadPoolExecutor(len(urls)) as threads:
+            opened = dict(zip(urls, threads.map(open_one, urls), strict=True))
+        yield opened
 
 
 @contextmanager

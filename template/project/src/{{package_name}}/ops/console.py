@@ -29,6 +29,9 @@ Contract: TypeAlias = Annotated[
     bool, typer.Option("--contract", help="Also run revisions that take away what earlier code uses.")
 ]
 Wait: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to wait for another migration to end.")]
+ShowPlan: TypeAlias = Annotated[bool, typer.Option("--plan", help="Only show the statements, with their locks.")]
+ShowSql: TypeAlias = Annotated[bool, typer.Option("--sql", help="Only print the SQL.")]
+PlanAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")]
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -237,11 +237,18 @@ def prove_agreement(connections: Mapping[str, Connection]) -> str:
 
 def version_of(connection: Connection) -> str | None:
     """Return the revision a node is at, or those of its branches in the order of their names; None before the first."""
-    if connection.dialect.driver == "psycopg" and (found := connection.scalars(text(_TREACHEROUS)).all()):
+    if connection.dialect.driver != "psycopg":
+        return ", ".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
+    # Without Alembic, whose look for the table is another query, and this one is made at every start.
+    found = connection.execute(text(_VERSION_TABLES)).all()
+    if treacherous := [table.name for table in found if not table.is_plain]:
         raise MigrationError(
-            f"{found[0]} is no ordinary table, so reading it could run code of somebody else. Look who made it, and why"
+            f"{treacherous[0]} is no ordinary table, so reading it could run code of somebody else. Look who made it, "
+            "and why"
         )
-    return ", ".join(sorted(MigrationContext.configure(connection).get_current_heads())) or None
+    if not any(table.is_visible for table in found):
+        return None
+    return ", ".join(sorted(connection.scalars(text("SELECT version_num FROM alembic_version")))) or None
 
 
 def read_schema(connection: Connection) -> dict[str, str]:
@@ -505,12 +512,12 @@ def guard(connection: Connection, topology: Topology, script: Script, *, back: b
     """
     changes = changes_of(script)
 
-    def catalogue() -> Catalogue:
+    def catalogue(*, rows: bool = False) -> Catalogue:
         if changes != "schema" or not topology.refused_effects:
             return Catalogue({}, {}, {}, {})
-        return read_catalogue(connection, without=topology.system_schemas, rows=True)
+        return read_catalogue(connection, without=topology.system_schemas, rows=rows)
 
-    before = catalogue()
+    before = catalogue(rows=True)
     connection.commit()
 
     @event.listens_for(connection, "before_cursor_execute")
@@ -591,11 +598,12 @@ def _count(number: int) -> str:
     return numbered(number, "row")
 
 
-_TREACHEROUS = """
-    SELECT relnamespace::regnamespace || '.' || relname FROM pg_class
-    WHERE relname = 'alembic_version' AND (relkind <> 'r' OR relhasrules OR relrowsecurity OR relhassubclass)
+_VERSION_TABLES = """
+    SELECT relnamespace::regnamespace || '.' || relname AS name, pg_table_is_visible(oid) AS is_visible,
+           relkind = 'r' AND NOT relhasrules AND NOT relrowsecurity AND NOT relhassubclass AS is_plain
+    FROM pg_class WHERE relname = 'alembic_version'
 """
-"""Version tables, in any schema, whose reading involves more than their own rows."""
+"""Version tables, in any schema; reading one that is not plain involves more than its own rows."""
 
 
 def _table_of(name: str) -> str:

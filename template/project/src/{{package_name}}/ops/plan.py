@@ -174,7 +174,7 @@ def make_plan(
             node = topology.ddl_nodes()[0]
             if not rehearse or not topology.can_rehearse:
                 return Plan([_unrehearsed(topology, *step) for step in path], {})
-            rows = {row.name: row.rows for row in connections[node].execute(text(_ROWS))}
+            rows = read_rows(connections[node])
             with _scratch_database(links[node], admin_urls[node], connections[node], owner_urls[node]) as url:
                 rehearsal = _Rehearsal(config, scripts, topology, url)
                 for script in reversed(list(scripts.walk_revisions())):
@@ -183,6 +183,11 @@ def make_plan(
                 return Plan(list(rehearsal.run(path)), rows)
         except (CommandError, RevisionError) as error:
             raise MigrationError(str(error)) from error
+
+
+def read_rows(connection: Connection) -> dict[str, int]:
+    """Return the approximate number of rows of each table, from the server's statistics."""
+    return {row.name: row.rows for row in connection.execute(text(_ROWS))}
 
 
 def _unrehearsed(topology: Topology, script: Script, back: bool) -> PlannedRevision:

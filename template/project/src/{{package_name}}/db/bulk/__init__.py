@@ -215,6 +215,9 @@ class _Load:
             return
         # Stays True if a later attempt finds the chunk recorded: then the COMMIT of this one arrived.
         self._claimed = True
+        self._write(session, chunk)
+
+    def _write(self, session: PinnedSession, chunk: Chunk) -> None:
         connection = session.connection()
         self._copy = self._copy or CopyStatement.of(chunk.shape, connection)
         way, rows = self._copy.prepare(chunk) if self._copy else (Way.INSERT, ())

@@ -35,7 +35,15 @@ class Server(Process):
         return super().spawn()
 
     def initialize(self, *, superuser: str, password: str) -> None:
-        """Create the data directory."""
+        """Create the data directory; raise ClusterError if that fails."""
+        if self.user is None:
+            try:
+                pwd.getpwuid(os.geteuid())
+            except KeyError:
+                raise ClusterError(
+                    f"PostgreSQL needs a name for the user {os.geteuid()}, and /etc/passwd has none. Add one, or run "
+                    "this as a user that is there."
+                ) from None
         password_file = self.data.with_suffix(".password")
         write_private(password_file, password, owner=self.user)
         try:

@@ -13,7 +13,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import URL, Select, text
+from sqlalchemy import URL, Connection, Select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...db import PoolLimits
@@ -101,6 +101,8 @@ class CheckContext:
     read_only: bool = False
     """The servers refuse all writes, and checks that write or lack a privilege are skipped."""
 
+    _idle: "_Idle" = field(default_factory=lambda: _Idle(), init=False, repr=False, compare=False)
+
     @property
     def application(self) -> str:
         """The application's role."""
@@ -127,14 +129,33 @@ class CheckContext:
 
     @contextmanager
     def topology(self, **options: Any) -> Iterator[Topology]:
-        """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options."""
-        with connect_all(self.admin_urls, pinned=True) as connections:
+        """Connect to every node, in autocommit, as the role of `admin_urls`, with SQLAlchemy's execution options.
+
+        Without options, the connections of an earlier call are used again; checks do not change their sessions.
+        """
+        with ExitStack() as opened:
+            connections = None if options else self._idle_connections(opened)
+            if connections is None:
+                connections = opened.enter_context(connect_all(self.admin_urls, pinned=True))
             for connection in connections.values():
                 connection.execution_options(**options)
                 # Views of the state of a server are empty then, as if nothing were there.
                 if self.read_only and connection.scalar(text(_SEES_STATE)) is False:
                     raise LacksPrivilege(f"{connection.engine.url.username} does not see the state of a server")
             yield Topology(connections)
+            # Not after an error.
+            if self._idle.is_kept and not options:
+                self._idle.sets.append((opened.pop_all(), connections))
+
+    def _idle_connections(self, opened: ExitStack) -> dict[str, Connection] | None:
+        """Return connections that an earlier call has opened and that still work; `opened` closes them."""
+        with suppress(IndexError, DBAPIError):
+            held, connections = self._idle.sets.pop()
+            opened.enter_context(held)
+            for connection in connections.values():
+                connection.exec_driver_sql("SELECT 1")
+            return connections
+        return None
 
     @contextmanager
     def on_scratch(self) -> Iterator[Topology]:
@@ -156,11 +177,12 @@ class CheckContext:
         Raises:
             MigrationError: another run goes on for longer; the message names its session.
         """
-        if self.read_only:
-            with refuse_writes():
-                yield
-            return
         with ExitStack() as held:
+            held.enter_context(self._idle.kept())
+            if self.read_only:
+                with refuse_writes():
+                    yield
+                return
             # If a node cannot be reached, the checks report that, and those that need it are skipped.
             with suppress(Unreachable, TopologyError, DBAPIError):
                 topology = held.enter_context(self.topology())
@@ -185,6 +207,26 @@ class CheckContext:
             topology.wait_for_catchup(timeout=10)
         with self.on_scratch() as topology:
             return {node: list(connection.scalars(query)) for node, connection in topology.connections.items()}
+
+
+@dataclass
+class _Idle:
+    """Connections to all nodes that wait for the next check."""
+
+    is_kept: bool = False
+    """True while a run goes on."""
+    sets: list[tuple[ExitStack, dict[str, Connection]]] = field(default_factory=list)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep connections until the block ends."""
+        self.is_kept = True
+        try:
+            yield
+        finally:
+            self.is_kept = False
+            while self.sets:
+                self.sets.pop()[0].close()
 
 
 # No row where the server has no such role.

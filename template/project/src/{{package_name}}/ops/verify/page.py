@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,22 +202,29 @@ def _lags(runs: Sequence[Run], look: Look) -> str:
     reported = {link.name: 1000 * link.lag for link in look.links if link.lag is not None}
     lags = measured or {name: {"max": lag} for name, lag in reported.items()}
     down = {link.name: link.state for link in look.links if not link.is_up}
+    counts: Mapping[str, Sequence[int]] = next(_evidence(runs, "lag_counts"), {})
+    scale: Sequence[int] = next(_evidence(runs, "lag_limits_ms"), [])
+    bars = {link: _histogram(found, scale) for link, found in counts.items()}
     ends = [name.partition("→") for name in [*lags, *down]]
     if not ends:
         return ""
     receivers = sorted({receiver for _, _, receiver in ends})
     rows = []
     for origin in sorted({origin for origin, _, _ in ends}):
-        cells = (_lag(f"{origin}→{receiver}", lags, down) for receiver in receivers)
+        cells = (_lag(f"{origin}→{receiver}", lags, down, bars) for receiver in receivers)
         rows.append(f'<th scope="row">from {_text(origin)}</th>{"".join(cells)}')
     how = "until a row was read on the other node, p50 and max" if measured else "as the servers report it"
     table = _table(f"Milliseconds {how}", ("", *(f"to {node}" for node in receivers)), rows, "matrix")
     limits = [*(f"< {limit} ms" for limit in LAGS), f"≥ {LAGS[-1]} ms"]
     legend = "".join(f'<li class="lag{level}">{_text(limit)}</li>' for level, limit in enumerate(limits))
-    return _section("Lag", table, f'<ul class="legend" aria-label="Colours of the lags">{legend}</ul>')
+    steps = ", ".join(map(str, scale))
+    note = f'<p class="note muted">Bars: rows that took less than {steps} ms, and more; each in its own scale.</p>'
+    return _section(
+        "Lag", table, f'<ul class="legend" aria-label="Colours of the lags">{legend}</ul>', note if bars else ""
+    )
 
 
-def _lag(link: str, lags: Mapping[str, Mapping[str, float]], down: Mapping[str, str]) -> str:
+def _lag(link: str, lags: Mapping[str, Mapping[str, float]], down: Mapping[str, str], bars: Mapping[str, str]) -> str:
     if link in down:
         return f'<td class="lag4">{_status(Status.FAIL, "link down")}</td>'
     if link not in lags:
@@ -224,7 +232,23 @@ def _lag(link: str, lags: Mapping[str, Mapping[str, float]], down: Mapping[str, 
     most = lags[link]["max"]
     level = sum(most >= limit for limit in LAGS)
     middle = f"{lags[link]['p50']:.1f} <small>max {most:.1f}</small>" if "p50" in lags[link] else f"{most:.1f}"
-    return f'<td class="lag{level}">{middle}</td>'
+    return f'<td class="lag{level}">{middle}{bars.get(link, "")}</td>'
+
+
+def _histogram(counts: Sequence[int], limits: Sequence[int]) -> str:
+    """Return a bar for the number of samples in each range of lags, as high as the samples are many."""
+    names = [f"&lt; {limits[0]}", *(f"{low} to {high}" for low, high in pairwise(limits)), f"≥ {limits[-1]}"]
+    bars, spoken, most = [], [], max([*counts, 1])
+    for number, (name, count) in enumerate(zip(names, counts, strict=True)):
+        if count:
+            height = 20 * count / most
+            box = f'x="{6 * number}" y="{20 - height:.1f}" width="5" height="{height:.1f}"'
+            bars.append(f'<rect class="bar" {box}><title>{numbered(count, "row")}: {name} ms</title></rect>')
+            spoken.append(f"{count}: {name} ms")
+    axis = f'<line class="axis" x1="0" x2="{6 * len(names)}" y1="20.5" y2="20.5"/>'
+    label = f"{numbered(sum(counts), 'row')}; {', '.join(spoken)}"
+    drawn = f"{axis}{''.join(bars)}"
+    return f'<svg class="histogram" viewBox="0 0 {6 * len(names)} 21" role="img" aria-label="{label}">{drawn}</svg>'
 
 
 def _rows(runs: Sequence[Run]) -> str:

@@ -133,8 +133,8 @@ class ModelsAreMigrated(Check):
         with connect(context.owner_urls[node], node=node) as connection:
             if waits := waiting_contract(scripts, [version_of(connection)]):
                 return skipped(waits)
-        problems = compare_models(context.owner_urls[node], project=context.project)
-        return judge(problems, "no difference", {"node": node})
+        found = compare_models(context.owner_urls[node], project=context.project)
+        return judge([f"{node}: {line}" for line in found], "no difference", {"node": node})
 
 
 def mend(line: str, schemas: Mapping[str, Mapping[str, str]]) -> str:
