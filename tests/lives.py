@@ -153,8 +153,6 @@ def loadable(declaration: Declaration) -> tuple[str, dict[str, Any]]:
 
 def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
     """Live through it, from the first `up` to the tests after a column of one's own."""
-    if types:
-        life.check()
     try:
         life.shop("up")
         life.shop("migrate")
