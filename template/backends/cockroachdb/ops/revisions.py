@@ -15,7 +15,18 @@ from typing import Any, cast
 
 from alembic import op
 from alembic.operations import ops
-from sqlalchemy import ARRAY, CheckConstraint, Connection, Enum, Index, Integer, LargeBinary, String, TypeDecorator, text
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Connection,
+    Enum,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
