@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BACKEND ?=
 BENCH ?=
+SEEDS ?= 1 2
 HISTORIES ?= 100
 
 bin := .venv/bin
@@ -12,7 +13,7 @@ stamp := .venv/.installed
 .PHONY: help setup demo test histories bench check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(stamp) ## install everything into .venv
 
@@ -40,6 +41,9 @@ histories: setup ## migrate a mesh under load through random histories (HISTORIE
 	@rm -rf .demo/histories && $(bin)/scaffold new .demo/histories --backend pgedge --no-git >/dev/null
 	@cd .demo/histories && RANDOM_MIGRATIONS=$(HISTORIES) PYTHONPATH=src $(abspath $(bin))/python -m pytest -q \
 	  tests/runtime/test_random_migrations.py
+
+test-domains: setup ## live through declared domains on real clusters (SEEDS="3 14" for random ones)
+	@DOMAIN_LIVES=1 DOMAIN_SEEDS="$(SEEDS)" $(bin)/python -m pytest tests/test_domains.py
 
 bench: setup ## measure the runtime against the alternatives (BENCH="--quick --only keys")
 	@$(bin)/python -m benchmarks $(BENCH)

@@ -1,7 +1,9 @@
 """The life of a project with a declared domain, on a real cluster: from `up` to a column of one's own.
 
-    python tests/lives.py BACKEND SEED…    # random declarations; the name of a file takes the place of a seed
+python tests/lives.py BACKEND SEED…    # random declarations; the name of a file takes the place of a seed
 """
+
+# ruff: noqa: E501 - values side by side
 
 import json
 import os
@@ -103,7 +105,9 @@ class Life:
     def check(self) -> None:
         """Lint, format and check types, with the tools of this environment."""
         for words in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
-            tool = shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+            tool = shutil.which(
+                words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            )
             python = ["--python-executable", self.python] if words[0] == "mypy" else []
             done = subprocess.run(
                 [tool or words[0], *words[1:], *python],
@@ -144,7 +148,13 @@ def loadable(declaration: Declaration) -> tuple[str, dict[str, Any]]:
             row[field] = text[1:].partition(",")[0].partition("]")[0]
         elif ranged := re.match(r"from (\w+)", text):
             low = SAMPLES[ranged[1]]
-            high = {"int": 2, "float": 1.5, "decimal": "1", "date": "2026-12-01", "datetime": "2026-12-01T00:00Z"}
+            high = {
+                "int": 2,
+                "float": 1.5,
+                "decimal": "1",
+                "date": "2026-12-01",
+                "datetime": "2026-12-01T00:00Z",
+            }
             row |= {f"{field}_from": low, f"{field}_to": high[ranged[1]]}
         elif kind:
             row[field] = SAMPLES[kind[0]]
@@ -170,9 +180,8 @@ def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
         life.shop("load", table, "rows.jsonl")
         rows.unlink()
         life.add_column()
-        life.shop("revision", "-m", "add a column by hand")
-        versions = life.project / "src" / "shop" / "migrations" / "versions"
-        newest = max(versions.glob("0*.py")).read_text(encoding="utf-8")
+        written = life.shop("revision", "-m", "add a column by hand").splitlines()
+        newest = "".join((life.project / line).read_text() for line in written if line.endswith(".py"))
         assert re.findall(r"op\.(\w+)\(", newest.partition("def downgrade")[0]) == ["add_column"], newest
         life.shop("migrate")
         assert "nothing to write" in life.shop("revision", "-m", "none")
@@ -188,9 +197,7 @@ def main() -> None:
     backend, *names = sys.argv[1:]
     profile = Questionnaire(ROOT).profiles()[backend]
     for name in names:
-        declaration = (
-            read(Path(name)) if name.endswith(".yml") else random_domain.domain(int(name), profile)
-        )
+        declaration = read(Path(name)) if name.endswith(".yml") else random_domain.domain(int(name), profile)
         declaration = held_by(profile, declaration)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o711)

@@ -3,17 +3,18 @@
 `make test-domains` runs the tests on real clusters, too: DOMAIN_LIVES=1, and DOMAIN_SEEDS="3 14" for random domains.
 """
 
+# ruff: noqa: E501 - a declaration and its message in one line
+
 import os
 import random
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import copier
 import pytest
 import yaml
 
@@ -106,7 +107,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "foreign type": (room(n="varchar(10)"), f"there is no type 'varchar' (did you mean 'str'?). {TYPES}"),
     "size of nothing": (room(n="str(0)"), "Room.n: 'str(0)' is not a type. Write str or str(100)"),
     "two sizes": (room(n="str(10, 2)"), "Write str or str(100)"),
-    "no sizes": (room(n="decimal"), "Write decimal(10, 2), with the digits in all and those after the point"),
+    "no sizes": (room(n="decimal"), "Write decimal(10, 2): the digits, and those after the point"),
     "too many places": (room(n="decimal(2, 5)"), "has more digits after the point than in all"),
     "size of an int": (room(n="int(4)"), "Room.n: 'int(4)' is not a type. Write int"),
     "question marks": (room(n="???"), "'???' is not a type. Write for example str(100)"),
@@ -117,7 +118,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "nested": (room(n={"a": "b"}), 'Room.n: \'{"a": "b"}\' is not a type'),
     "long type": (room(n="(x y" * 2000), "…' is not a type"),
     # Words and defaults
-    "misspelt word": (room(n="int uniqe"), "'uniqe' cannot stand here (did you mean 'unique'?). What can: unique, index"),
+    "misspelt word": (room(n="int uniqe"), "'uniqe' cannot stand here (did you mean 'unique'?). What can:"),
     "index of json": (room(n="json index"), "Room.n: 'index' cannot stand here. Leave it out"),
     "deferrable type": (room(n="int deferrable"), "'deferrable' cannot stand here"),
     "not null": (room(n="int NOT NULL"), "'NOT' cannot stand here"),
@@ -139,7 +140,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "quote": (room(s="[a'b]"), VALUE),
     "long choice": (room(s=f"[{'x' * 41}]"), VALUE),
     "open": (room(s="[a"), "'[a' cannot be read. Write [one, two] = one"),
-    "two types": (room(p="from date to datetime"), "a range lies between two values of one type. Write from date to date"),
+    "two types": (room(p="from date to datetime"), "lies between two values of one type. Write from date to date"),
     "range of bool": (room(p="from bool to bool"), "there is no range of bool. Types: int, decimal, float"),
     "half a range": (room(p="from date"), "cannot be read. Write from date to date"),
     # References and links
@@ -190,13 +191,15 @@ def test_a_second_unique_is_refused_where_nodes_take_the_same_value(text: str) -
 
 def test_a_deferrable_reference_is_refused_where_references_are_checked_at_once() -> None:
     with pytest.raises(BadInput, match=r"^Room\.n: .* checks a reference at once. Leave deferrable out"):
-        QUESTIONNAIRE.resolve({"project_name": "shop", "backend": IMMEDIATE, "domain": room(n="-> Room? deferrable")})
+        QUESTIONNAIRE.resolve(
+            {"project_name": "shop", "backend": IMMEDIATE, "domain": room(n="-> Room? deferrable")}
+        )
 
 
 # Files
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {
-    "misspelt": (b"Room:\n  # comment\n\n  number: itn\n", "line 4: Room.number: there is no type 'itn' (did you mean 'int'?)"),
+    "misspelt": (b"Room:\n  # comment\n\n  number: itn\n", "line 4: Room.number: there is no type 'itn' (did"),
     "comment": (b"# one\n# two\nroom:\n  n: int\n", "line 3: room: the name of an entity"),
     "twice": (b"Room:\n  n: int\n  n: str\n", "line 3: n is in line 2 already. Leave one out."),
     "entity twice": (b"Room:\n  n: int\nRoom:\n  m: int\n", "line 3: Room is in line 1 already"),
@@ -232,15 +235,18 @@ def test_odd_yaml_says_the_same(tmp_path: Path) -> None:
     file = tmp_path / "rooms.yml"
     plain = "Room:\n  on: bool\n  no: int\n  state: [on, off] = on\nTag:\n  rooms: <-> Room\n"
     odd = (
-        "\ufeff# head\r\nRoom: !!map\r\n  'on': &kind bool   # true\r\n  no: \"int\"\r\n  state: [on, off] = on  # [x]\r\n"
+        "\ufeff# head\r\nRoom: !!map\r\n  'on': &kind bool   # true\r\n"
+        '  no: "int"\r\n  state: [on, off] = on  # [x]\r\n'
         "Tag: {rooms: '<-> Room'}\r\n"
     )
     found = []
     for text in (plain, odd):
         file.write_bytes(text.encode())
         found.append(domain.read(file).entities)
-    assert found[0] == found[1] == yaml.safe_load(
-        "Room: {'on': bool, 'no': int, state: '[on, off] = on'}\nTag: {rooms: <-> Room}"
+    assert (
+        found[0]
+        == found[1]
+        == yaml.safe_load("Room: {'on': bool, 'no': int, state: '[on, off] = on'}\nTag: {rooms: <-> Room}")
     )
 
 
@@ -290,7 +296,11 @@ ODD: Declaration = {
         "page": "-> Page?",
         "serial_number": "str",
     },
-    "Request": {"page": "-> Page", "page_2": "-> Page?", "sql": "[None, async, mro, name, value, self]? index"},
+    "Request": {
+        "page": "-> Page",
+        "page_2": "-> Page?",
+        "sql": "[None, async, mro, name, value, self]? index",
+    },
     "Thing2": {"pages": "<-> Page", "limit_after": "int", "records": "<-> Request"},
     "Thing10": {"thing2": "-> Thing2", "where_from": "from float to float ?", "x9": "str(1) = 👍"},
     "AbcDEFGhi": {"number": "int", "made": "-> Thing10?", "emptiness": "bytes?", "n" * 40: "int?"},
@@ -299,7 +309,9 @@ ODD: Declaration = {
 
 def test_every_domain_is_rendered_formatted_and_linted_on_every_backend(tmp_path: Path) -> None:
     """Renders the modules that depend on the domain, which takes a hundredth of the time of a project."""
-    config = QUESTIONNAIRE.evaluate("{% include 'template/project/pyproject.toml.jinja' %}", answers(BACKENDS[0], ODD))
+    config = QUESTIONNAIRE.evaluate(
+        "{% include 'template/project/pyproject.toml.jinja' %}", answers(BACKENDS[0], ODD)
+    )
     (tmp_path / "pyproject.toml").write_text(config)
     for backend, profile in PROFILES.items():
         domains = {name: read(file) for name, file in SHAPES.items()} | {"odd": ODD}
@@ -315,7 +327,12 @@ def test_every_domain_is_rendered_formatted_and_linted_on_every_backend(tmp_path
                 assert "Undefined" not in text
     ruff = [sys.executable, "-m", "ruff"]
     # The folders are those of many projects, whose tests are in another place than the settings say.
-    ignored = ["--extend-ignore", "D103,S101,S311,INP001,D101,D100,D104", "--config", "lint.isort.known-first-party=['shop']"]
+    ignored = [
+        "--extend-ignore",
+        "D103,S101,S311,INP001,D101,D100,D104",
+        "--config",
+        "lint.isort.known-first-party=['shop']",
+    ]
     for words in ([*ruff, "check", *ignored, "."], [*ruff, "format", "--check", "."]):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
@@ -330,7 +347,11 @@ def modules(backend: str, declaration: Declaration) -> dict[str, str]:
     given = answers(backend, declaration)
 
     def rendered(name: str, **more: Any) -> str:
-        return str(QUESTIONNAIRE.evaluate(f"{{% include 'template/domains/declared/{name}.jinja' %}}", {**given, **more}))
+        return str(
+            QUESTIONNAIRE.evaluate(
+                f"{{% include 'template/domains/declared/{name}.jinja' %}}", {**given, **more}
+            )
+        )
 
     found = {
         f"src/shop/{name}": rendered(name)
@@ -347,7 +368,9 @@ def modules(backend: str, declaration: Declaration) -> dict[str, str]:
 def test_a_project_with_odd_names_passes_its_own_check(backend: str, tmp_path: Path) -> None:
     declaration = held_by(PROFILES[backend], ODD)
     project = tmp_path / "shop"
-    render(ROOT, project, {"project_name": "shop", "backend": backend, "domain": declaration, "asyncio": True})
+    render(
+        ROOT, project, {"project_name": "shop", "backend": backend, "domain": declaration, "asyncio": True}
+    )
     Life(project, sys.executable).check()
 
 
@@ -358,7 +381,18 @@ def test_the_command_line_and_plain_copier_write_the_same(scaffold: Scaffold) ->
     data = {"project_name": "shop", "backend": GLOBAL, "domain": read(file)}
     (scaffold.place / "data.yml").write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
     subprocess.run(
-        [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", "--data-file", "data.yml", str(ROOT), "other"],
+        [
+            sys.executable,
+            "-m",
+            "copier",
+            "copy",
+            "--defaults",
+            "--quiet",
+            "--data-file",
+            "data.yml",
+            str(ROOT),
+            "other",
+        ],
         cwd=scaffold.place,
         check=True,
         capture_output=True,
@@ -389,4 +423,115 @@ def test_the_order_in_the_file_changes_the_order_in_the_code_and_nothing_else(sh
 
 def words_of(code: str) -> list[str]:
     """Return the words of code, without those that say which of two tables is made first."""
-    return sorted(word for word in re.findall(r"\w+", code) if word not in {"use_alter", "post_update", "True"})
+    return sorted(
+        word for word in re.findall(r"\w+", code) if word not in {"use_alter", "post_update", "True"}
+    )
+
+
+# Real clusters
+
+lives = pytest.mark.skipif(
+    not os.environ.get("DOMAIN_LIVES"), reason="`make test-domains` runs it: it takes minutes"
+)
+
+
+def start(backend: str, declaration: Declaration, folder: Path) -> Life:
+    """Render a project, and return it with an interpreter that has its requirements."""
+    folder.chmod(0o711)
+    project = folder / "shop"
+    render(ROOT, project, {"project_name": "shop", "backend": backend, "domain": declaration})
+    return Life(project, matrix.interpreter(project, folder / ".venv"))
+
+
+@lives
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_shape_lives_on_a_cluster(backend: str, tmp_path: Path) -> None:
+    declaration = held_by(PROFILES[backend], read(SHAPES[CHOSEN[backend]]))
+    live(start(backend, declaration, tmp_path), declaration)
+
+
+@lives
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", os.environ.get("DOMAIN_SEEDS", "1 2").split())
+def test_a_random_domain_lives_on_a_cluster(backend: str, seed: str, tmp_path: Path) -> None:
+    declaration = random_domain.domain(int(seed), PROFILES[backend])
+    live(start(backend, declaration, tmp_path), declaration)
+
+
+@lives
+def test_a_database_of_the_other_order_has_what_the_models_have(tmp_path: Path) -> None:
+    declaration = read(SHAPES["tickets"])
+    life = start(GLOBAL, declaration, tmp_path)
+    turned = {name: dict(reversed(fields.items())) for name, fields in reversed(declaration.items())}
+    other = tmp_path / "turned"
+    render(ROOT, other, {"project_name": "shop", "backend": GLOBAL, "domain": turned})
+    try:
+        life.shop("up")
+        life.shop("migrate")
+        shutil.copy(other / "src" / "shop" / "models.py", life.project / "src" / "shop" / "models.py")
+        assert "nothing to write" in life.shop("revision", "-m", "none")
+        life.shop("verify")
+    finally:
+        life.shop("destroy")
+
+
+# Updates
+
+
+@pytest.mark.parametrize("backend", [MESH, GLOBAL])
+def test_a_declaration_that_grows_is_merged_and_leaves_revisions_alone(
+    backend: str, checkout: Path, tmp_path: Path
+) -> None:
+    git(checkout, "tag", "v1.0.0")
+    tmp_path.chmod(0o711)
+    project = tmp_path / "shop"
+    declaration = held_by(PROFILES[backend], read(SHAPES["queue"]))
+    data = {"project_name": "shop", "backend": backend, "domain": declaration}
+    copier.run_copy(str(checkout), project, data=data, defaults=True, quiet=True)
+    git(project, "init", "--quiet")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "-m", "made")
+    service = project / "src" / "shop" / "services" / "job.py"
+    edited = service.read_text() + '\n\ndef mine() -> int:\n    """Return one."""\n    return 1\n'
+    service.write_text(edited)
+    git(project, "commit", "--quiet", "--all", "-m", "mine")
+    versions = {path.name: path.read_bytes() for path in project.rglob("migrations/versions/*.py")}
+
+    grown = {
+        **declaration,
+        "Worker": {**declaration["Worker"], "rack": "str(20)?"},
+        "Lease": {"job": "-> Job?"},
+    }
+    data["domain"] = grown
+    copier.run_update(project, data=data, defaults=True, overwrite=True, quiet=True)
+
+    assert "    rack: Mapped[str | None]" in (project / "src/shop/models.py").read_text()
+    assert "    rack: str | None = None," in (project / "src/shop/services/worker.py").read_text()
+    assert (project / "src/shop/services/lease.py").is_file()
+    assert (project / "tests/test_lease.py").is_file()
+    assert "Lease {" in (project / "README.md").read_text()
+    assert service.read_text().endswith(edited[-60:])
+    assert {path.name: path.read_bytes() for path in project.rglob("migrations/versions/*.py")} == versions
+    assert "<<<<<<<" not in "".join(path.read_text() for path in project.rglob("*.py"))
+    if not os.environ.get("DOMAIN_LIVES"):
+        return
+    # A database made by the declaration before gets the difference, and no more.
+    life = Life(project, matrix.interpreter(project, tmp_path / ".venv"))
+    models = (project / "src/shop/models.py").read_text()
+    try:
+        git(project, "stash", "--quiet", "--include-untracked")
+        life.shop("up")
+        life.shop("migrate")
+        git(project, "stash", "pop", "--quiet")
+        assert (project / "src/shop/models.py").read_text() == models
+        written = life.shop("revision", "-m", "racks and leases").splitlines()
+        text = "".join((project / line).read_text() for line in written if line.endswith(".py"))
+        made = set(re.findall(r"op\.(\w+)\(", text.partition("def downgrade")[0]))
+        assert made <= {"add_column", "create_table", "create_index", "execute", "f"}, text
+        assert "rack" in text
+        assert "lease" in text
+        life.shop("migrate")
+        life.test()
+        life.check()
+    finally:
+        life.shop("destroy")

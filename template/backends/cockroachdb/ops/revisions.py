@@ -15,7 +15,18 @@ from typing import Any, cast
 
 from alembic import op
 from alembic.operations import ops
-from sqlalchemy import ARRAY, CheckConstraint, Connection, Enum, Index, Integer, String, TypeDecorator, text
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Connection,
+    Enum,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.schema import AddConstraint, CreateIndex
 from sqlalchemy.types import NullType, TypeEngine
@@ -149,7 +160,8 @@ class CockroachComparison(Comparison):
     def compare_type(self, inspector_column: Any, metadata_column: Any) -> bool:
         """Return whether two types differ.
 
-        TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT.
+        TEXT, STRING and VARCHAR are one type, with or without a length. The dialect reports every integer type as INT,
+        and BYTES as BLOB.
         """
         found, wanted = inspector_column.type, metadata_column.type.dialect_impl(self.dialect)
         while isinstance(wanted, TypeDecorator):
@@ -158,7 +170,7 @@ class CockroachComparison(Comparison):
             found, wanted = found.item_type, wanted.item_type
         if isinstance(found, String) and isinstance(wanted, String) and not isinstance(wanted, Enum):
             return found.length != wanted.length
-        if isinstance(found, Integer) and isinstance(wanted, Integer):
+        if any(isinstance(found, kind) and isinstance(wanted, kind) for kind in (Integer, LargeBinary)):
             return False
         return super().compare_type(inspector_column, metadata_column)
 
