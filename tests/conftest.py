@@ -159,7 +159,7 @@ def runs(
     apart: dict[str, bool] = {}
     reaches: dict[str, Reach] = {}
     reasons: dict[str, str] = {}
-    # What differs in its names only runs with the longest ones.
+    # The longest names first: a variant that has only other names shares that run.
     for name in sorted(EVERY, key=lambda name: -len(names_of(name)[0])):
         apart[name] = not environment.is_satisfied(environment.requirements(renders / name))
         reach = Reach(files(renders / name), apart=apart[name], names=names_of(name))
