@@ -28,8 +28,8 @@ TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 # and 9643 before revisions were judged by their effects, planned and written in steps, and 9700 and
 # 10850 before a `verify` that finds every fault of a catalogue and names the way out, and 11400 and
 # 12300 before a `verify` that only reads, its page, its live view and its probes of isolation, a `diff` that
-# goes on where it was, and moves that compare the copy with its source, and 13000 and 14200 before seed data, CHECKs
-# that revisions write, causes that `verify` names, lags as bars, and plans for the tenants.
+# goes on where it was, and moves that compare the copy with its source, and 13000 and 14200 before seed
+# data, CHECKs that revisions write, causes that `verify` names, lags as bars, and plans for the tenants.
 LINES = {"pgedge": 13500, "tenants": 14800}
 GENERATED = "Generated from"
 HEAD = 5  # lines
