@@ -118,7 +118,7 @@ def connect_all(
         return stack.enter_context(connect(urls[node], node=node, statement_timeout=statement_timeout, **options))
 
     with ExitStack() as stack:
-        with ThreadPoolExecutor(len(urls)) as threads:
+        with ThreadPoolExecutor(len(urls) or 1) as threads:
             opened = dict(zip(urls, threads.map(open_one, urls), strict=True))
         yield opened
 
