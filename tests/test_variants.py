@@ -450,6 +450,7 @@ class Book(PrimaryKeyMixin, Base):
 """
 OTHER_DATABASES = """
 from .db.databases import Databases, DatabaseSpec
+from .db.outbox import Receivers
 from .db.table_sync import TableSync
 from .models import Base
 from .settings import Settings
@@ -457,20 +458,16 @@ from .settings import Settings
 DATABASES = (DatabaseSpec(name="library", models=Base, node="n1"),)
 DECISION_LOG = "library"
 TABLE_SYNCS: tuple[TableSync, ...] = ()
+OUTBOXES = ()
+RECEIVERS: Receivers = {}
 
 
 def open_databases() -> Databases:
     return Databases.from_settings(DATABASES, Settings(), decision_log=DECISION_LOG)
 """
-OTHER_MESSAGES = """
-from .db.outbox import Receivers
-
-RECEIVERS: Receivers = {}
-"""
 ANOTHER_APPLICATION = {
     "models.py": ANOTHER_DOMAIN,
     "databases.py": OTHER_DATABASES,
-    "sales.py": OTHER_MESSAGES,
     "seeds.py": "ADDERS = {}\n",
 }
 """Modules that the runtime imports; a project may have fewer."""

@@ -2,6 +2,7 @@
 
 from . import catalog, models, orders, reports
 from .db.databases import Databases, DatabaseSpec
+from .db.outbox import Receivers
 from .db.table_sync import TableSync
 from .settings import Settings
 
@@ -23,6 +24,15 @@ TABLE_SYNCS = (
     TableSync(source="orders", table=orders.Order.__table__, target="reports", into=reports.OrderCopy.__table__),
 )
 """Tables that `{{ package_name }} reports sync` keeps up to date."""
+
+OUTBOXES = ("catalog", "orders")
+"""Databases with an outbox and an inbox, for messages between them."""
+
+RECEIVERS: Receivers = {
+    ("catalog", "order placed"): catalog.reserve,
+    ("orders", "sold out"): orders.mark_sold_out,
+}
+"""Receiver of each message, by target and topic."""
 
 
 def open_databases(settings: Settings | None = None) -> Databases:

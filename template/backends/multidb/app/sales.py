@@ -3,7 +3,7 @@
     databases = open_databases()
     order = databases.run("orders", orders.place, account_id=…, sku="A-1", quantity=1, amount=…)
     databases.two_phase("ledger", "orders").run(sales.pay, order_id=order.id, till=…)
-    outbox.relay(databases, "orders", sales.RECEIVERS)
+    outbox.relay(databases, "orders", RECEIVERS)
 
 Each function takes a session for each database and leaves committing to its caller.
 """
@@ -14,19 +14,12 @@ from decimal import Decimal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from . import bank, catalog, orders
+from . import bank
 from .db import Key
 from .db.databases import Databases
 from .db.mergejoin import merge_join, ordered
-from .db.outbox import Receivers
 from .models import Account
 from .orders import Order, Payment
-
-RECEIVERS: Receivers = {
-    ("catalog", "order placed"): catalog.reserve,
-    ("orders", "sold out"): orders.mark_sold_out,
-}
-"""Receiver of each message, by target and topic."""
 
 
 def pay(ledger: Session, orders: Session, *, order_id: Key, till: Key) -> Payment:

@@ -7,12 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-{% if design.kind == 'ledger' %}
-from .. import sales
-from ..databases import DATABASES, TABLE_SYNCS, open_databases
-{% else %}
 from ..databases import DATABASES, OUTBOXES, RECEIVERS, TABLE_SYNCS, open_databases
-{% endif %}
 from ..db import outbox
 from ..db import twophase as protocol
 from ..db.databases import Databases
@@ -77,7 +72,7 @@ def deliver() -> None:
         while True:
             round_trip = outbox.RelayResult()
             for source in _with_outbox():
-                round_trip += outbox.relay(databases, source, {{ 'sales.' if design.kind == 'ledger' else '' }}RECEIVERS)
+                round_trip += outbox.relay(databases, source, RECEIVERS)
             done += round_trip
             # A receiver may answer with a message of its own, in an outbox that was emptied before.
             if not round_trip.delivered or round_trip.failed:
@@ -159,11 +154,7 @@ def _databases() -> Iterator[Databases]:
 
 
 def _with_outbox() -> list[str]:
-{% if design.kind == 'ledger' %}
-    return sorted({target for target, _ in sales.RECEIVERS})
-{% else %}
     return sorted({*OUTBOXES, *(target for target, _ in RECEIVERS)})
-{% endif %}
 
 
 def _copies() -> Sequence[TableSync]:
