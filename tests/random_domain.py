@@ -15,7 +15,8 @@ NOUNS = (
 FIELDS = (
     "a n x9 amount weight colour shape size_of_it when_made note note_2 remark_text long_name_with_many_parts "
     "hint code number_shown level rank mark origin aim share part stage phase owner_name kind type_of "
-    "status state value_given name title body row column_1 values_held query count total index_of data item items object path result"
+    "status state value_given name title body row column_1 values_held query count total index_of data item "
+    "items object path result"
 ).split()
 TYPES = (
     "str", "str(1)", "str(7)", "str(40)", "str(200)", "text", "int", "decimal(1, 0)", "decimal(2, 2)", "decimal(10, 2)",
