@@ -417,8 +417,11 @@ def test_the_order_in_the_file_changes_the_order_in_the_code_and_nothing_else(sh
         # Its docstring and the README take the first entity for an example.
         assert one[path].partition('"""\n')[2] == other[path].partition('"""\n')[2]
     for path, text in one.items():
-        if path.endswith(("models.py", "seeds.py")):
-            assert words_of(text) == words_of(other[path]), path
+        if path.endswith("models.py"):
+            assert words_of(text) == words_of(other[path])
+        elif path.endswith("seeds.py"):
+            # Of two tables that refer to each other, the first has rows without the reference.
+            assert set(words_of(text)) == set(words_of(other[path]))
 
 
 def words_of(code: str) -> list[str]:
