@@ -39,6 +39,11 @@ IMMEDIATE = next(name for name, profile in PROFILES.items() if not profile["cons
 CHOSEN = dict(zip(BACKENDS, ("shop", "payroll", "wiki", "invoices", "tickets"), strict=True))
 
 
+lives = pytest.mark.skipif(
+    not os.environ.get("DOMAIN_LIVES"), reason="`make test-domains` runs it: it takes minutes"
+)
+
+
 def room(**fields: Any) -> dict[str, Any]:
     return {"Room": fields}
 
@@ -364,7 +369,9 @@ def modules(backend: str, declaration: Declaration) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", [MESH, *(pytest.param(name, marks=lives) for name in BACKENDS if name != MESH)]
+)
 def test_a_project_with_odd_names_passes_its_own_check(backend: str, tmp_path: Path) -> None:
     declaration = held_by(PROFILES[backend], ODD)
     project = tmp_path / "shop"
@@ -430,10 +437,6 @@ def words_of(code: str) -> list[str]:
 
 
 # Real clusters
-
-lives = pytest.mark.skipif(
-    not os.environ.get("DOMAIN_LIVES"), reason="`make test-domains` runs it: it takes minutes"
-)
 
 
 def start(backend: str, declaration: Declaration, folder: Path) -> Life:
