@@ -158,7 +158,8 @@ def loadable(declaration: Declaration) -> tuple[str, dict[str, Any]]:
             row |= {f"{field}_from": low, f"{field}_to": high[ranged[1]]}
         elif kind:
             row[field] = SAMPLES[kind[0]]
-    return name, row
+    # All may be optional, and a file names a column at least.
+    return name, row or {"version": 1}
 
 
 def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
