@@ -103,7 +103,7 @@ class Life:
         return done.stdout + done.stderr
 
     def check(self) -> None:
-        """Lint, format and check types, with the tools of this environment."""
+        """Run the linter, the formatter and mypy, with the tools of this environment."""
         for words in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
             tool = shutil.which(
                 words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -162,7 +162,7 @@ def loadable(declaration: Declaration) -> tuple[str, dict[str, Any]]:
 
 
 def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
-    """Live through it, from the first `up` to the tests after a column of one's own."""
+    """Run the project through its life, from the first `up` to the tests after a column of one's own."""
     try:
         life.shop("up")
         life.shop("migrate")
@@ -193,7 +193,7 @@ def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
 
 
 def main() -> None:
-    """Live through the declarations that the command line names."""
+    """Run the lives of the declarations that the command line names."""
     backend, *names = sys.argv[1:]
     profile = Questionnaire(ROOT).profiles()[backend]
     for name in names:

@@ -283,7 +283,7 @@ def test_plain_copier_refuses_the_same(scaffold: Scaffold) -> None:
     assert not (scaffold.place / "shop").exists()
 
 
-# What is rendered
+# Renders
 
 # Legal, and made to break code: names of imports, parameters and variables, quotes, binds, keywords as choices.
 ODD: Declaration = {
