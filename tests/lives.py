@@ -103,7 +103,7 @@ class Life:
         return done.stdout + done.stderr
 
     def check(self) -> None:
-        """Check lint, format and types, with the tools of this environment."""
+        """Run the linter, the formatter and mypy, with the tools of this environment."""
         for words in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
             tool = shutil.which(
                 words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -163,7 +163,7 @@ def loadable(declaration: Declaration) -> tuple[str, dict[str, Any]]:
 
 
 def live(life: Life, declaration: Declaration, *, types: bool = True) -> None:
-    """Run the life of a project, from the first `up` to the tests after a column of one's own."""
+    """Run the project through its life, from the first `up` to the tests after a column of one's own."""
     try:
         life.shop("up")
         life.shop("migrate")

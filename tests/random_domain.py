@@ -76,7 +76,7 @@ def _field(chance: random.Random, names: list[str], place: int, profile: Mapping
     optional = chance.choice(["", "", "?"])
     match chance.randint(0, 9):
         case 0 | 1 if place:
-            # A required target was declared before, so that no circle closes.
+            # A required reference leads to an entity before, so that no circle is.
             words = chance.choice(["", "", "", unique]) + chance.choice(["", "", deferrable])
             return f"-> {chance.choice(names[:place])}{optional}{words}"
         case 2:

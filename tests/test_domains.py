@@ -288,7 +288,7 @@ def test_plain_copier_refuses_the_same(scaffold: Scaffold) -> None:
     assert not (scaffold.place / "shop").exists()
 
 
-# Rendered code
+# Renders
 
 # Legal, and made to break code: names of imports, parameters and variables, quotes, binds, keywords as choices.
 ODD: Declaration = {
