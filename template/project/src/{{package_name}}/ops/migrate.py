@@ -273,10 +273,21 @@ def differences(schemas: Mapping[str, Mapping[str, str]]) -> list[str]:
         if lacking and lacking != missing.get(f"table {_table_of(name)}"):
             having = ", ".join(node for node in schemas if node not in lacking)
             found.append(f"{name} is missing on {', '.join(lacking)} and exists on {having}")
-        elif not lacking and len({schema[name] for schema in schemas.values()}) > 1:
+        elif not lacking and len({_as_restored(schema[name]) for schema in schemas.values()}) > 1:
             definitions = "; ".join(f"{node} has {schema[name]}" for node, schema in schemas.items())
             found.append(f"{name} differs: {definitions}")
     return found
+
+
+def _as_restored(definition: str) -> str:
+    """Return a definition as the server writes it once it has read it from a dump."""
+    cast_values = r"(\1)::text"
+    return _ARRAY.sub(lambda array: f"ARRAY[{_VALUE.sub(cast_values, array[1])}]", definition)
+
+
+_VALUE = re.compile(r"('(?:[^']|'')*'::character varying)")
+_ARRAY = re.compile(rf"\(ARRAY\[((?:{_VALUE.pattern}(?:, )?)+)\]\)::text\[\]")
+"""The values of `x IN (…)` for a column of type varchar, as the server writes what it has not read from a dump."""
 
 
 def applied(scripts: ScriptDirectory, version: str | None) -> set[str]:
