@@ -468,7 +468,7 @@ def open_databases() -> Databases:
 ANOTHER_APPLICATION = {
     "models.py": ANOTHER_DOMAIN,
     "databases.py": OTHER_DATABASES,
-    "seeds.py": "ADDERS = {}\n",
+    "seeds.py": "from typing import Any\n\nADDERS: dict[str, Any] = {}\n",
 }
 """Modules that the runtime imports; a project may have fewer."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
@@ -45,6 +46,8 @@ def version_if_reached(
         return None
     wanted = resolve(scripts, target)
 
+    changing = Lock()
+
     def look(node: str) -> _State:
         with connect(admin_urls[node], node=node, statement_timeout=60, pinned=True) as link:
             topology = Topology({node: link})
@@ -66,8 +69,10 @@ def version_if_reached(
                 if not state.is_clean:
                     return None
                 if state.takes_writes:
-                    keys.set_sequence_node(connection, state.number)
-                    protect_version_table(connection)
+                    # Several nodes may be one server, on which two could not change one object at once.
+                    with changing:
+                        keys.set_sequence_node(connection, state.number)
+                        protect_version_table(connection)
                 return schema
 
         found = dict(zip(owner_urls, threads.map(read, owner_urls), strict=True))
