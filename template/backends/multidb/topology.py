@@ -74,7 +74,8 @@ class Topology(BaseTopology):
         """Return the database whose models declare a table; None: the ledger."""
         from ..databases import DATABASES
 
-        return next((spec.name for spec in DATABASES[1:] if table in spec.models.metadata.tables), None)
+        others = (spec for number, spec in enumerate(DATABASES) if number)
+        return next((spec.name for spec in others if table in spec.models.metadata.tables), None)
 
     @staticmethod
     def register_commands(app: Typer) -> None:
