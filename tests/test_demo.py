@@ -47,6 +47,18 @@ def calls(project: Path) -> list[str]:
     return (project / "calls").read_text().split()
 
 
+def without_installing(project: Path) -> list[str]:
+    """Return the command of a demo that takes its project for installed."""
+    (project / ".venv/bin/python").symlink_to(sys.executable)
+    script = (
+        "import sys; from scaffold import cli, demo\n"
+        "demo.install = lambda *_: 'pretended'\n"
+        f"sys.argv = ['scaffold', 'demo', '--dir', {str(project)!r}]\n"
+        "cli.main()\n"
+    )
+    return [sys.executable, "-c", script]
+
+
 def run(project: Path, *, keep: bool = False) -> int:
     return demo.run(ROOT, project, GIVEN, keep=keep, log=lambda _line: None)
 
@@ -86,15 +98,8 @@ def test_a_step_that_fails_is_named_and_the_cluster_stopped(project: Path, step:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_its_cluster(project: Path, number: signal.Signals) -> None:
     stand_in(project, "migrate", "exec sleep 30")
-    (project / ".venv/bin/python").symlink_to(sys.executable)
-    script = (
-        "import sys; from scaffold import cli, demo\n"
-        "demo.install = lambda *_: 'pretended'\n"
-        f"sys.argv = ['scaffold', 'demo', '--dir', {str(project)!r}]\n"
-        "cli.main()\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
+        without_installing(project),
         env={**os.environ, "PYTHONPATH": str(ROOT / "generator")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -133,16 +138,9 @@ def test_an_installation_shows_what_is_done(
 
 
 def test_a_demo_ends_with_steps_that_can_be_pasted(project: Path) -> None:
-    (project / ".venv/bin/python").symlink_to(sys.executable)
-    script = (
-        "import sys; from scaffold import cli, demo\n"
-        "demo.install = lambda *_: 'pretended'\n"
-        f"sys.argv = ['scaffold', 'demo', '--dir', {str(project)!r}]\n"
-        "cli.main()\n"
-    )
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "generator")}
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        without_installing(project),
         cwd=project.parent,
         env=environ,
         capture_output=True,

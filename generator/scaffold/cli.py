@@ -198,10 +198,9 @@ def new(  # noqa: PLR0917 - Typer passes the options by keyword
         given.setdefault("project_name", Path(os.path.abspath(path)).name)  # noqa: PTH100
         ask = sys.stdin.isatty() and sys.stdout.isatty() and not (dry_run or yes)
         try:
-            answers = questionnaire.resolve(given, asked=ask)
+            with _naming_lines(declaration):
+                answers = questionnaire.resolve(given, asked=ask)
         except BadInput as error:
-            if declaration and error.question == "domain":
-                raise declaration.located(error) from error
             if is_named or error.question != "project_name":
                 raise
             raise BadInput(f"{error}, the name of the folder. Add -d project_name=… for another.") from error
@@ -267,13 +266,9 @@ def update(  # noqa: PLR0917 - Typer passes the options by keyword
         declaration = _declare(domain, given)
         talk = _console(stderr=True)
         with contextlib.ExitStack() as stack:
-            with _busy(talk, "merging both versions") if talk.is_terminal else contextlib.nullcontext():
-                try:
-                    found, merge = stack.enter_context(update.prepared(folder, given, to=to))
-                except BadInput as error:
-                    if declaration and error.question == "domain":
-                        raise declaration.located(error) from error
-                    raise
+            waiting = _busy(talk, "merging both versions") if talk.is_terminal else contextlib.nullcontext()
+            with waiting, _naming_lines(declaration):
+                found, merge = stack.enter_context(update.prepared(folder, given, to=to))
             _print_update(folder, found)
             if merge is None or not found.is_due:
                 return
@@ -513,6 +508,17 @@ def _declare(domain: str | None, given: dict[str, Any]) -> "Declaration | None":
     return declaration
 
 
+@contextlib.contextmanager
+def _naming_lines(declaration: "Declaration | None") -> Iterator[None]:
+    """Name the line of the file in an error about the declaration."""
+    try:
+        yield
+    except BadInput as error:
+        if declaration and error.question == "domain":
+            raise declaration.located(error) from error
+        raise
+
+
 def _chosen(**options: str | None) -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -603,7 +609,7 @@ def _print_next_steps(path: Path, project: Any) -> None:
         out.print(Text(f"  {step}"))
 
 
-# Lists of an update, each with the way out; those before None need a look.
+# Lists of an update, each with the way out.
 FINDINGS = {
     "conflicts": "conflicts, marked: you and the template changed the same lines; mend, then `git add`",
     "unmerged": "not text: both changed it, and yours is kept; the template's is `git checkout --theirs`",

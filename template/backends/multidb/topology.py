@@ -58,12 +58,8 @@ class Topology(BaseTopology):
 
     @staticmethod
     @contextmanager
-    def open_database(name: str | None = None) -> Iterator[Database]:
-        """Open a database by its name; without one, the nodes, of which the first has the ledger."""
-        if name is None:
-            with BaseTopology.open_database() as database:
-                yield database
-            return
+    def open_other_database(name: str) -> Iterator[Database]:
+        """Open a database by its name."""
         from ..databases import open_databases
 
         with open_databases() as databases:

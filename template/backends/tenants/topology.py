@@ -32,12 +32,8 @@ class Topology(BaseTopology):
 
     @staticmethod
     @contextmanager
-    def open_database(name: str | None = None) -> Iterator[Database]:
-        """Open the database of a tenant; without a name, the one of the project's own name on a server."""
-        if name is None:
-            with BaseTopology.open_database() as database:
-                yield database
-            return
+    def open_other_database(name: str) -> Iterator[Database]:
+        """Open the database of a tenant."""
         with Tenants.from_settings(Settings()) as tenants:
             if name not in tenants.names():
                 raise OperationError(f"there is no tenant {name!r} that is served; `{PROGRAM} tenants list` shows all")

@@ -123,18 +123,22 @@ class BaseTopology:
     migrate_help: ClassVar[str] = "Migrate every node to one revision, and prove that all nodes agree."
     """Help text of the command `migrate`."""
 
-    @staticmethod
+    @classmethod
     @contextmanager
-    def open_database(name: str | None = None) -> Iterator[Database]:
-        """Open the application's database; the name is that of a database beside it.
+    def open_database(cls, name: str | None = None) -> Iterator[Database]:
+        """Open the application's database, or the one beside it of that name.
 
         Raises:
             OperationError: there is none with this name.
         """
-        if name is not None:
-            raise OperationError("there is one database; leave --database out")
-        with Database.from_settings(Settings()) as database:
+        opened = Database.from_settings(Settings()) if name is None else cls.open_other_database(name)
+        with opened as database:
             yield database
+
+    @staticmethod
+    def open_other_database(name: str) -> AbstractContextManager[Database]:
+        """Return the database of that name beside the application's, to be opened; raise OperationError without one."""
+        raise OperationError("there is one database; leave --database out")
 
     @staticmethod
     def database_of(table: str) -> str | None:
